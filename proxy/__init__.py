@@ -1,0 +1,1 @@
+"""The service: pairs each request with a prefill and a decode, relays, masks failures."""

@@ -1,0 +1,1 @@
+"""The aiohttp application: health, metrics, workers, information and fan-outs."""

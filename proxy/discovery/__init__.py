@@ -1,0 +1,1 @@
+"""The directory: the registry's contract, the etcd client, the watcher, the static list."""

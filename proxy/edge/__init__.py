@@ -1,0 +1,1 @@
+"""The door: listener, client connection, intake (bytes -> what routing needs), reply."""

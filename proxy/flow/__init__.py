@@ -1,0 +1,1 @@
+"""The corridor: one request from admission to its outcome."""

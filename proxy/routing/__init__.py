@@ -1,0 +1,1 @@
+"""The desk: who is here, who is free, who is chosen. Pure: no asyncio, no I/O."""

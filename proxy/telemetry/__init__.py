@@ -1,0 +1,1 @@
+"""Metrics in one list, and logs."""
