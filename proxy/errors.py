@@ -23,7 +23,6 @@ class PdError(Exception):
         blame: whose doing it is.
         param: the request's field at fault, if one is.
         retry_after_s: when the client may try again, if that is known.
-        allow: methods for an Allow header, if the method was wrong.
     """
 
     status = 500

@@ -1,0 +1,167 @@
+"""A client's request head: parsed by llhttp, reduced to what framing and relaying need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+from proxy.errors import BadRequest, HeadTooLarge
+
+_NOT_PASSED_ON = frozenset(
+    [
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"host",
+        b"content-length",
+        b"expect",
+        # A compressed answer could be neither judged nor continued.
+        b"accept-encoding",
+        # Both are ours to set: see `Heads`.
+        b"x-request-id",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRules:
+    """What of a request's head is read, and how much of it there may be."""
+
+    head_bytes: int = 65536
+    head_count: int = 128
+    model_header: bytes = b"x-pd-model"
+    """Names the model where the body does not."""
+    request_id_headers: tuple[bytes, ...] = (b"x-request-id",)
+    """Looked at in this order."""
+    worker_authorization: bytes | None = None
+    """Sent to the workers in the place of the client's own Authorization."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """What the client's head says."""
+
+    method: bytes
+    target: bytes
+    http10: bool
+    keep_alive: bool
+    content_length: int | None
+    chunked: bool
+    expects_continue: bool
+    passed_on: list[bytes]
+    """Header lines that go on to the workers, each with its line's end."""
+    request_id: str | None
+    model: str | None
+    authorization: bytes | None
+
+
+class _Collector:
+    """What httptools calls for one head."""
+
+    __slots__ = ("headers", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+
+def parse_head(head: bytes, rules: HeadRules) -> RequestHead:
+    """Parses a whole request head, its empty line included.
+
+    Raises:
+        BadRequest: it is not HTTP/1.x as RFC 9112 says.
+        HeadTooLarge: too many headers.
+    """
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # an upgrade may always be declined: the request is served as it is
+    except httptools.HttpParserError as error:
+        raise BadRequest(f"the request's head is malformed: {error}") from None
+    headers = collector.headers
+    if len(headers) > rules.head_count:
+        raise HeadTooLarge(f"the request has {len(headers)} headers; at most {rules.head_count} are taken")
+    version = parser.get_http_version()
+    if version not in ("1.0", "1.1"):
+        raise BadRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+    parsed = RequestHead(
+        method=parser.get_method(),
+        target=collector.target,
+        http10=version == "1.0",
+        keep_alive=parser.should_keep_alive(),
+        content_length=None,
+        chunked=False,
+        expects_continue=False,
+        passed_on=[],
+        request_id=None,
+        model=None,
+        authorization=None,
+    )
+    _read_headers(parsed, headers, rules)
+    return parsed
+
+
+def _read_headers(parsed: RequestHead, headers: list[tuple[bytes, bytes]], rules: HeadRules) -> None:
+    passed_on = parsed.passed_on
+    named_by_connection: frozenset[bytes] = frozenset()
+    request_ids: dict[bytes, bytes] = {}
+    has_host = False
+    for original, value in headers:
+        name = original.lower()
+        if name in rules.request_id_headers:
+            request_ids.setdefault(name, value)
+        if name not in _NOT_PASSED_ON:
+            if name == rules.model_header:
+                parsed.model = value.decode("latin-1")
+            elif name == b"authorization":
+                parsed.authorization = value
+                if rules.worker_authorization is not None:
+                    continue
+            passed_on.append(b"%b: %b\r\n" % (original, value))
+        elif name == b"content-length":
+            parsed.content_length = int(value)
+        elif name == b"transfer-encoding":
+            if value.strip().lower() != b"chunked":
+                raise BadRequest(f"transfer coding {value.decode('latin-1')!r} is not understood; only chunked is")
+            parsed.chunked = True
+        elif name == b"expect":
+            parsed.expects_continue = value.lower() == b"100-continue"
+        elif name == b"host":
+            has_host = True
+        elif name == b"connection":
+            named = frozenset(option.strip() for option in value.lower().split(b","))
+            named_by_connection |= named - {b"keep-alive", b"close", b"upgrade"}
+    if not has_host and not parsed.http10:
+        raise BadRequest("the request has no Host header")
+    if named_by_connection:
+        parsed.passed_on = [
+            line for line in passed_on if line.partition(b":")[0].lower() not in named_by_connection
+        ]
+    if rules.worker_authorization is not None:
+        parsed.passed_on.append(b"Authorization: %b\r\n" % rules.worker_authorization)
+    for name in rules.request_id_headers:
+        if name in request_ids:
+            parsed.request_id = acceptable_request_id(request_ids[name])
+            break
+
+
+def acceptable_request_id(value: bytes) -> str | None:
+    """The id, if it is short and printable enough to stand in headers and logs; else None."""
+    if 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():
+        return value.decode()
+    return None

@@ -1,0 +1,166 @@
+"""The answer to one request, framed for the client's HTTP version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+
+from proxy import faults
+from proxy.errors import PdError
+from proxy.upstream.framing import LAST_CHUNK, chunk
+
+_JSON = b"Content-Type: application/json\r\n"
+
+
+def _nothing() -> None:
+    """For those who need not be told."""
+
+
+class Reply:
+    """Writes one answer, once: whole, or opened, fed and ended.
+
+    The framing is ours: whatever a worker sent, the body that a client gets is complete as
+    its head says, or the connection is closed in the middle and the client can tell.
+    """
+
+    __slots__ = (
+        "_closes",
+        "_http10",
+        "_on_end",
+        "_transport",
+        "bytes_out",
+        "ended",
+        "extra_headers",
+        "on_pause",
+        "on_resume",
+        "opened",
+        "paused",
+        "status",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        *,
+        http10: bool,
+        closes: bool,
+        on_end: Callable[[bool], None],
+    ) -> None:
+        """Makes a reply.
+
+        Args:
+            transport: the client's.
+            http10: the client cannot read chunks.
+            closes: the connection ends after this answer.
+            on_end: called once, when all is written, with whether the connection must close.
+        """
+        self._transport = transport
+        self._http10 = http10
+        self._closes = closes
+        self._on_end = on_end
+        self.extra_headers: list[bytes] = []
+        """Header lines of our own, each with its line's end."""
+        self.status = 0
+        """0 until the head is written."""
+        self.bytes_out = 0
+        """Of bodies."""
+        self.opened = False
+        self.ended = False
+        self.paused = False
+        """Whether the client does not keep up."""
+        self.on_pause = _nothing
+        self.on_resume = _nothing
+
+    def close_after(self) -> None:
+        """Makes this the connection's last answer."""
+        self._closes = True
+
+    def _head(self, status_line: bytes, headers: bytes, framing: bytes) -> bytes:
+        self.status = int(status_line[9:12])
+        self.opened = True
+        # The version in a status line is the sender's own.
+        closing = b"Connection: close\r\n" if self._closes else b""
+        return b"HTTP/1.1%b\r\n%b%b%b%b\r\n" % (
+            status_line[8:],
+            headers,
+            b"".join(self.extra_headers),
+            closing,
+            framing,
+        )
+
+    def whole(self, status_line: bytes, headers: bytes, body: bytes) -> None:
+        """Writes a complete answer.
+
+        Args:
+            status_line: without its line's end, of any HTTP/1 version.
+            headers: lines with their ends, framing headers not among them.
+            body: all of it.
+        """
+        head = self._head(status_line, headers, b"Content-Length: %d\r\n" % len(body))
+        self.bytes_out += len(body)
+        if len(body) < 32768:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines([head, body])
+        self._end()
+
+    def open(self, status_line: bytes, headers: bytes) -> None:
+        """Writes the head of an answer whose length is not known."""
+        if self._http10:
+            self._closes = True
+        framing = b"" if self._http10 else b"Transfer-Encoding: chunked\r\n"
+        self._transport.write(self._head(status_line, headers, framing))
+
+    def raw(self, data: bytes) -> None:
+        """Writes whole chunks as they came from a worker. Not for HTTP/1.0."""
+        self.bytes_out += len(data)
+        self._transport.write(data)
+
+    def payload(self, data: bytes) -> None:
+        """Writes a piece of the body."""
+        self.bytes_out += len(data)
+        self._transport.write(data if self._http10 else chunk(data))
+
+    def end(self) -> None:
+        """Ends an opened answer."""
+        if not self._http10:
+            self._transport.write(LAST_CHUNK)
+        self._end()
+
+    def fail(self, error: PdError) -> None:
+        """Tells of an error with a proper status. Only while nothing has been written."""
+        status_line = b"HTTP/1.1 %d %b" % (error.status, _phrase(error.status))
+        headers = "".join(f"{name}: {value}\r\n" for name, value in faults.headers(error))
+        self.whole(status_line, _JSON + headers.encode("latin-1"), faults.body(error))
+
+    def break_off(self) -> None:
+        """Cuts the connection: for an answer that cannot be completed, so that the client can tell."""
+        self.ended = True
+        self._transport.abort()
+
+    def _end(self) -> None:
+        self.ended = True
+        self._on_end(self._closes)
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether `raw` may be used."""
+        return not self._http10
+
+    def pause(self) -> None:
+        """The transport: its buffer is full."""
+        self.paused = True
+        self.on_pause()
+
+    def resume(self) -> None:
+        """The transport: its buffer has emptied."""
+        self.paused = False
+        self.on_resume()
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Unknown"

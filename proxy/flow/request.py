@@ -1,0 +1,95 @@
+"""A request as the corridor sees it: complete, and read as far as routing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from proxy.errors import PdError
+
+
+class Route(StrEnum):
+    """The data routes, by the name that metrics and logs use."""
+
+    GENERATE = "generate"
+    CHAT_COMPLETIONS = "chat_completions"
+    COMPLETIONS = "completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The few fields of a body that the proxy itself uses."""
+
+    model: str | None
+    stream: bool
+    rid: str | list[str] | None
+    """The client's own request id, one or one for each item of a batch."""
+    n: int
+    """Answers asked for each prompt."""
+    wants_input_logprobs: bool
+    """Whether the answer has parts that only prefill knows."""
+    zero_tokens: bool
+    """Whether no token at all is asked for."""
+    include_usage: bool
+    """Whether an OpenAI stream is to end with a usage chunk."""
+    sampling_params: bytes | None
+    """/generate only, where n > 1: the member as it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a client."""
+
+    route: Route
+    request_line: bytes
+    """As it goes on to the workers, with its line's end."""
+    headers: bytes
+    """Header lines that go on to the workers, each with its line's end."""
+    body: bytes
+    intake: Intake
+    model: str | None
+    """What the request names its model by: body first, then header."""
+    request_id: str
+    received_at: float
+    """Monotonic seconds at which its head was complete."""
+
+
+class Reply(Protocol):
+    """Where the answer goes; edge.reply has the one that writes to a client."""
+
+    extra_headers: list[bytes]
+    opened: bool
+    ended: bool
+    paused: bool
+    status: int
+    bytes_out: int
+    on_pause: Callable[[], None]
+    on_resume: Callable[[], None]
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether `raw` may be used."""
+        ...
+
+    def whole(self, status_line: bytes, headers: bytes, body: bytes) -> None:
+        """Writes a complete answer."""
+
+    def open(self, status_line: bytes, headers: bytes) -> None:
+        """Writes the head of an answer whose length is not known."""
+
+    def raw(self, data: bytes) -> None:
+        """Writes whole chunks as they came from a worker."""
+
+    def payload(self, data: bytes) -> None:
+        """Writes a piece of the body."""
+
+    def end(self) -> None:
+        """Ends an opened answer."""
+
+    def fail(self, error: PdError) -> None:
+        """Tells of an error; only while nothing has been written."""
+
+    def break_off(self) -> None:
+        """Cuts the connection: the answer cannot be completed, and the client must be able to tell."""

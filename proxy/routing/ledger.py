@@ -1,0 +1,33 @@
+"""How many bytes of requests and answers are held in all: the bound on the proxy's memory."""
+
+from __future__ import annotations
+
+from proxy.errors import Overloaded
+
+
+class Ledger:
+    """Counts bytes held; refuses beyond its limit."""
+
+    __slots__ = ("held_bytes", "limit_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Counts bytes in.
+
+        Raises:
+            Overloaded: that would be too many; nothing was counted.
+        """
+        if self.held_bytes + size_bytes > self.limit_bytes:
+            raise Overloaded(
+                f"the proxy holds {self.held_bytes} bytes of requests and answers, of {self.limit_bytes} at most "
+                f"(setting limits.held_bytes); {size_bytes} more do not fit",
+                retry_after_s=5,
+            )
+        self.held_bytes += size_bytes
+
+    def give(self, size_bytes: int) -> None:
+        """Counts bytes out."""
+        self.held_bytes -= size_bytes

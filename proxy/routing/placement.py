@@ -1,0 +1,63 @@
+"""A pair chosen for one attempt, and its place in the books."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.routing.member import Member
+
+if TYPE_CHECKING:
+    from proxy.routing.pool import Pool
+
+
+class Placement:
+    """Counts on both workers from its birth; each side is given back once, whoever calls twice.
+
+    Prefill is busy until its leg ends, decode until the stream ends, so they go separately.
+    """
+
+    __slots__ = (
+        "_holds_decode",
+        "_holds_prefill",
+        "_pool",
+        "decode",
+        "decode_permit",
+        "edge_permit",
+        "prefill",
+        "prefill_permit",
+    )
+
+    def __init__(self, prefill: Member, decode: Member, pool: Pool) -> None:
+        self.prefill = prefill
+        self.decode = decode
+        self._pool = pool
+        self._holds_prefill = self._holds_decode = True
+        prefill.in_flight += 1
+        decode.in_flight += 1
+        self.prefill_permit = prefill.breaker.permit()
+        self.decode_permit = decode.breaker.permit()
+        self.edge_permit = pool.edge_permit(self.edge)
+
+    @property
+    def edge(self) -> tuple[str, str]:
+        """The worker ids of prefill and decode."""
+        return self.prefill.worker.worker_id, self.decode.worker.worker_id
+
+    def release_prefill(self) -> None:
+        """The prefill leg has ended."""
+        if self._holds_prefill:
+            self._holds_prefill = False
+            self.prefill.in_flight -= 1
+            self._pool.freed(self.prefill)
+
+    def release_decode(self) -> None:
+        """The decode leg has ended."""
+        if self._holds_decode:
+            self._holds_decode = False
+            self.decode.in_flight -= 1
+            self._pool.freed(self.decode)
+
+    def release(self) -> None:
+        """Both."""
+        self.release_prefill()
+        self.release_decode()

@@ -1,0 +1,277 @@
+"""The desk: sole owner of what is known of every worker and of every prefill -> decode edge."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from proxy.clock import Clock
+from proxy.errors import NoPair, UnknownModel
+from proxy.roster import Change, Pair, Role, Worker
+from proxy.routing.breaker import Breaker, Settlement
+from proxy.routing.group import Group, PoolRules
+from proxy.routing.lineup import Lineup, missing
+from proxy.routing.member import Member
+from proxy.routing.placement import Placement
+from proxy.routing.policies import POLICIES
+
+Edge = tuple[str, str]
+"""Worker ids of a prefill and a decode."""
+NO_EDGES: frozenset[Edge] = frozenset()
+
+
+class Pool:
+    """Answers one question, "which pair?", and keeps the books that the answer needs."""
+
+    def __init__(self, rules: PoolRules, clock: Clock, rng: random.Random) -> None:
+        self._rules = rules
+        self._now = clock.monotonic
+        self._rng = rng
+        self._groups: dict[str | None, Group] = {}
+        self._members: dict[str, Member] = {}
+        self._edges: dict[Edge, Breaker] = {}  # only those that have failed
+        self._troubled = False
+        self.on_room: Callable[[Group], None] = lambda group: None
+        """Called when a request that might make room for a waiting one has ended."""
+        self.on_join: Callable[[Worker], None] = lambda worker: None
+        """Called for every worker that is new or has changed."""
+        self.on_leave: Callable[[Worker], None] = lambda worker: None
+        """Called for every worker that has gone."""
+
+    # --- who is there
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Takes in what the directory, or an operator, says. In-flight requests are untouched."""
+        for change in changes:
+            if change.worker is None:
+                self._remove(change.worker_id)
+            else:
+                self._put(change.worker)
+
+    def _put(self, worker: Worker) -> None:
+        old = self._members.get(worker.worker_id)
+        # Another process, or another place, under the same id shares nothing with the old one.
+        if old is not None and (
+            old.worker.instance != worker.instance
+            or old.worker.url != worker.url
+            or old.worker.model != worker.model
+            or old.worker.role is not worker.role
+        ):
+            self._remove(worker.worker_id)
+            old = None
+        if old is None:
+            group = self._groups.get(worker.model)
+            if group is None:
+                group = self._groups[worker.model] = self._new_group(worker.model)
+            # With nobody to share the traffic with, a slow start would only be a refusal.
+            alone = not any(m.worker.role is worker.role for m in group.members.values())
+            member = Member(
+                worker,
+                self._rules.breaker,
+                self._cap(worker),
+                float("-inf") if alone else self._now(),
+                self._rules.slow_start_s,
+            )
+            self._members[worker.worker_id] = group.members[worker.worker_id] = member
+        else:
+            old.worker = worker
+            old.cap = self._cap(worker)
+        self._changed(self._groups[worker.model])
+        self.on_join(worker)
+
+    def _remove(self, worker_id: str) -> None:
+        member = self._members.pop(worker_id, None)
+        if member is None:
+            return
+        group = self._groups[member.worker.model]
+        del group.members[worker_id]
+        if not group.members:
+            del self._groups[member.worker.model]
+        for edge in [edge for edge in self._edges if worker_id in edge]:
+            del self._edges[edge]
+        self._look_for_trouble()
+        self._changed(group)
+        self.on_leave(member.worker)
+
+    def _new_group(self, model: str | None) -> Group:
+        prefill, decode = POLICIES[self._rules.prefill_policy], POLICIES[self._rules.decode_policy]
+        return Group(model, prefill(self._rng), decode(self._rng))
+
+    def _cap(self, worker: Worker) -> int | None:
+        return self._rules.max_in_flight_per_worker or worker.max_running_requests
+
+    def _changed(self, group: Group) -> None:
+        group.lineup = None
+        self.on_room(group)
+
+    def members(self) -> Iterator[Member]:
+        """Every worker known, whatever its state."""
+        return iter(tuple(self._members.values()))
+
+    def get(self, worker_id: str) -> Member | None:
+        """One worker."""
+        return self._members.get(worker_id)
+
+    @property
+    def models(self) -> list[str]:
+        """The models served, by name, of workers that name theirs."""
+        return sorted(model for model in self._groups if model is not None)
+
+    @property
+    def open_edges(self) -> int:
+        """Edges whose breaker is not closed."""
+        return sum(not breaker.closed for breaker in self._edges.values())
+
+    def unready(self) -> str | None:
+        """Why no request could be served now; None if some model has a pair."""
+        reason = "no prefill and no decode worker is known"
+        for group in self._groups.values():
+            lineup = self._lineup(group)
+            if lineup.prefills:
+                return None
+            reason = missing(group.members.values(), lineup, group.model)
+        return reason
+
+    # --- health
+
+    def probed(self, worker_id: str, ok: bool, reason: str = "") -> None:
+        """Takes in the verdict of the probes, after their own thresholds."""
+        member = self._members.get(worker_id)
+        if member is None:
+            return
+        if ok:
+            member.last_ok_at = self._now()
+        if member.probe_ok is not ok:
+            member.probe_ok = ok
+            member.probe_reason = reason
+            self._changed(self._groups[member.worker.model])
+
+    def settle(self, placement: Placement, role: Role | None, settlement: Settlement) -> None:
+        """Takes in what an attempt proved: of one worker (its role), or of the edge (None)."""
+        now = self._now()
+        success = settlement is Settlement.SUCCESS
+        for member, permit, its_role in (
+            (placement.prefill, placement.prefill_permit, Role.PREFILL),
+            (placement.decode, placement.decode_permit, Role.DECODE),
+        ):
+            if success:
+                member.last_ok_at = now
+            said = settlement if success or role is its_role else Settlement.IGNORED
+            self._settle(member.breaker, permit, said, now)
+        said = settlement if success or role is None else Settlement.IGNORED
+        if placement.edge_permit is not None:
+            self._settle(self._edge(placement), placement.edge_permit, said, now)
+        elif said is Settlement.FAILURE:
+            breaker = self._edge(placement)
+            self._settle(breaker, breaker.permit(), said, now)
+
+    def _settle(self, breaker: Breaker, permit: int, settlement: Settlement, now: float) -> None:
+        was_closed = breaker.closed
+        breaker.settle(permit, settlement, now)
+        if breaker.closed is not was_closed:
+            self._look_for_trouble()
+
+    def _look_for_trouble(self) -> None:
+        """Remembers whether any breaker is open: while none is, choosing need not look."""
+        self._troubled = any(not member.breaker.closed for member in self._members.values()) or any(
+            not breaker.closed for breaker in self._edges.values()
+        )
+
+    def _edge(self, placement: Placement) -> Breaker:
+        breaker = self._edges.get(placement.edge)
+        if breaker is None:
+            breaker = Breaker(self._rules.breaker)
+            if self._members.get(placement.edge[0]) and self._members.get(placement.edge[1]):
+                self._edges[placement.edge] = breaker
+        return breaker
+
+    # --- which pair
+
+    def group_for(self, model: str | None) -> Group:
+        """The workers that a request for `model` may go to.
+
+        Raises:
+            UnknownModel: nobody serves that model, or several models are served and none is named.
+        """
+        group = self._groups.get(model or self._rules.default_model)
+        if group is not None:
+            return group
+        # One pool alone serves any name, as SGLang itself answers to any.
+        if len(self._groups) == 1:
+            return next(iter(self._groups.values()))
+        if not self._groups:
+            raise NoPair("no prefill and no decode worker is known", retry_after_s=2)
+        served = ", ".join(self.models)
+        if model:
+            raise UnknownModel(f"no worker serves model {model!r}; served are: {served}", param="model")
+        error = UnknownModel(f"several models are served, so the request must name one of: {served}")
+        error.status = 400
+        raise error
+
+    def choose(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement | None:
+        """A pair for one attempt; None when all that could serve it are at their caps.
+
+        Args:
+            group: whose workers.
+            avoid: edges that this request has seen fail; another is preferred where there is one.
+
+        Raises:
+            NoPair: nobody is there, fit and allowed to work together.
+        """
+        now = self._now()
+        lineup = self._lineup(group)
+        if not lineup.prefills:
+            raise NoPair(missing(group.members.values(), lineup, group.model), retry_after_s=2)
+        if not (lineup.capped or self._troubled or avoid):
+            prefill = group.prefill_policy.pick(lineup.prefills, now)
+            return Placement(prefill, group.decode_policy.pick(lineup.partners(prefill), now), self)
+        # Breakers and `avoid` are preferences: when nobody else is left, one of those is taken
+        # all the same, for a refusal is certain failure. Caps are no preference: they queue.
+        return self._search(group, lineup, avoid, now, True) or self._search(group, lineup, (), now, False)
+
+    def _search(
+        self, group: Group, lineup: Lineup, avoid: Collection[Edge], now: float, heed_breakers: bool
+    ) -> Placement | None:
+        prefills = [m for m in lineup.prefills if not m.full and (not heed_breakers or m.breaker.admits(now))]
+        while prefills:
+            prefill = group.prefill_policy.pick(prefills, now)
+            decodes = [
+                decode
+                for decode in lineup.partners(prefill)
+                if not decode.full
+                and (
+                    not heed_breakers
+                    or (decode.breaker.admits(now) and self._edge_admits(prefill, decode, now))
+                )
+                and (prefill.worker.worker_id, decode.worker.worker_id) not in avoid
+            ]
+            if decodes:
+                return Placement(prefill, group.decode_policy.pick(decodes, now), self)
+            prefills.remove(prefill)
+        return None
+
+    def _edge_admits(self, prefill: Member, decode: Member, now: float) -> bool:
+        breaker = self._edges.get((prefill.worker.worker_id, decode.worker.worker_id))
+        return breaker is None or breaker.admits(now)
+
+    def _lineup(self, group: Group) -> Lineup:
+        if group.lineup is None:
+            group.lineup = Lineup(group.members.values(), self._rules.pairing)
+        return group.lineup
+
+    # --- the books; only a Placement calls these
+
+    def edge_permit(self, edge: Edge) -> int | None:
+        """A permit for an edge that has failed before; None for all others."""
+        breaker = self._edges.get(edge)
+        return None if breaker is None else breaker.permit()
+
+    def freed(self, member: Member) -> None:
+        """A request has left a worker."""
+        if member.cap is not None and (group := self._groups.get(member.worker.model)) is not None:
+            self.on_room(group)
+
+
+def pair_of(placement: Placement) -> Pair:
+    """The two workers."""
+    return Pair(placement.prefill.worker, placement.decode.worker)

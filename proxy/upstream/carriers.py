@@ -1,0 +1,129 @@
+"""The connections to all workers: idle ones kept for a moment, new ones opened within a time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+
+from proxy.errors import UpstreamFailure
+from proxy.roster import Worker
+from proxy.upstream.connection import UpstreamConnection
+
+
+class ConnectFailed(UpstreamFailure):
+    """A worker took no connection: nothing of the request has reached it."""
+
+    code = "connect_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierRules:
+    """How long to wait for a connection, and how long to keep one."""
+
+    connect_s: float = 5.0
+    idle_reuse_s: float = 3.0
+    """uvicorn closes after 5 s; a reuse close to that races it."""
+    max_idle_per_worker: int = 512
+
+
+class _Lane:
+    """The connections to one address; the idle ones, the freshest last."""
+
+    __slots__ = ("host", "idle", "loop", "open", "port", "rules", "tls")
+
+    def __init__(self, worker: Worker, rules: CarrierRules, loop: asyncio.AbstractEventLoop) -> None:
+        self.host = worker.host
+        self.port = worker.port
+        self.tls = ssl.create_default_context() if worker.url.startswith("https:") else None
+        self.idle: list[UpstreamConnection] = []
+        self.open = 0
+        self.rules = rules
+        self.loop = loop
+
+    def freshest(self, oldest: float) -> UpstreamConnection | None:
+        """Takes an idle connection that became idle after `oldest`; closes older ones."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.idle_since >= oldest and not connection.transport.is_closing():
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Opens a connection."""
+        async with asyncio.timeout(self.rules.connect_s):
+            _, connection = await self.loop.create_connection(
+                lambda: UpstreamConnection(self._on_idle, self._on_lost), self.host, self.port, ssl=self.tls
+            )
+        self.open += 1
+        return connection
+
+    def _on_idle(self, connection: UpstreamConnection) -> None:
+        connection.idle_since = self.loop.time()
+        if len(self.idle) < self.rules.max_idle_per_worker:
+            self.idle.append(connection)
+        else:
+            connection.abort()
+
+    def _on_lost(self, connection: UpstreamConnection) -> None:
+        self.open -= 1
+        if connection.leg is None and connection in self.idle:
+            self.idle.remove(connection)
+
+    def close_idle(self, oldest: float) -> None:
+        """Closes what became idle before `oldest`."""
+        stale = [connection for connection in self.idle if connection.idle_since < oldest]
+        if stale:
+            self.idle = [connection for connection in self.idle if connection.idle_since >= oldest]
+            for connection in stale:
+                connection.abort()
+
+
+class Carriers:
+    """Sole owner of the connections to workers."""
+
+    def __init__(self, rules: CarrierRules, loop: asyncio.AbstractEventLoop) -> None:
+        self._rules = rules
+        self._loop = loop
+        self._lanes: dict[str, _Lane] = {}
+
+    @property
+    def open(self) -> int:
+        """Connections open now, busy and idle."""
+        return sum(lane.open for lane in self._lanes.values())
+
+    def reuse(self, worker: Worker) -> UpstreamConnection | None:
+        """An idle connection that is young enough, or None."""
+        lane = self._lanes.get(worker.url)
+        if lane is None or not lane.idle:
+            return None
+        return lane.freshest(self._loop.time() - self._rules.idle_reuse_s)
+
+    async def connect(self, worker: Worker) -> UpstreamConnection:
+        """Opens a connection.
+
+        Raises:
+            ConnectFailed: refused, unreachable, or not within `connect_s`.
+        """
+        lane = self._lanes.get(worker.url)
+        if lane is None:
+            lane = self._lanes[worker.url] = _Lane(worker, self._rules, self._loop)
+        try:
+            return await lane.connect()
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {self._rules.connect_s:g} s"
+            raise ConnectFailed(f"cannot connect to {worker.role} {worker.worker_id}: {reason}") from None
+
+    def sweep(self, now: float) -> None:
+        """Closes what has been idle for too long; forgets addresses with no connection."""
+        oldest = self._loop.time() - self._rules.idle_reuse_s
+        for url, lane in list(self._lanes.items()):
+            lane.close_idle(oldest)
+            if not lane.open:
+                del self._lanes[url]
+
+    def close(self) -> None:
+        """Closes every idle connection."""
+        for lane in self._lanes.values():
+            lane.close_idle(float("inf"))

@@ -1,0 +1,272 @@
+"""One attempt on one pair: the same request to prefill and decode, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from proxy.roster import Role, Worker
+from proxy.routing.placement import Placement
+from proxy.upstream.carriers import Carriers, ConnectFailed
+from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.framing import ResponseHead
+from proxy.upstream.legs import DecodeLeg, PrefillLeg, Sink
+from proxy.upstream.order import Order
+from proxy.upstream.outcome import Failure, Outcome
+from proxy.upstream.sweeper import Sweeper
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRules:
+    """How long to wait for what, in seconds, and how much to hold."""
+
+    first_token_s: float = 1800.0
+    """While prefill's leg is alive; the whole of an answer that is not streamed."""
+    first_token_after_prefill_s: float = 30.0
+    between_chunks_s: float = 300.0
+    total_s: float | None = None
+    """The whole of an answer that is not streamed, over all attempts."""
+    drain_prefill_s: float = 30.0
+    """How long a prefill leg may outlive the answer."""
+    answer_bytes: int = 64 * 1024 * 1024
+
+
+class _Phase(Enum):
+    WAITING = "waiting"
+    RELAYING = "relaying"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Exchange:
+    """Owns the two legs, and gives the placement back side by side as they end.
+
+    Its life: `dispatch`, `verdict`, then `relay_to` and `over` if it streams; `close` always.
+    """
+
+    __slots__ = (
+        "_carriers",
+        "_decode",
+        "_loop",
+        "_on_prefill_over",
+        "_over",
+        "_phase",
+        "_prefill",
+        "_prefill_waiter",
+        "_reads_seen",
+        "_rules",
+        "_seen_at",
+        "_started_at",
+        "_sweeper",
+        "_verdict",
+        "order",
+        "placement",
+        "prefill_failure",
+        "rid",
+        "room",
+    )
+
+    def __init__(
+        self,
+        order: Order,
+        placement: Placement,
+        room: int,
+        rid: str,
+        carriers: Carriers,
+        sweeper: Sweeper,
+        rules: ExchangeRules,
+        loop: asyncio.AbstractEventLoop,
+        on_prefill_over: Callable[[Exchange], None],
+    ) -> None:
+        self.order = order
+        self.placement = placement
+        self.room = room
+        self.rid = rid
+        """32 hex digits, the same on both legs."""
+        self.prefill_failure: Failure | None = None
+        """What prefill's leg told, also when it told it too late to matter."""
+        self._carriers = carriers
+        self._sweeper = sweeper
+        self._rules = rules
+        self._loop = loop
+        self._on_prefill_over = on_prefill_over
+        self._phase = _Phase.WAITING
+        self._started_at = self._seen_at = sweeper.now
+        self._reads_seen = 0
+        self._verdict: asyncio.Future[Failure | None] = loop.create_future()
+        self._over: asyncio.Future[Failure | None] | None = None
+        self._prefill_waiter: asyncio.Future[None] | None = None
+        self._prefill = PrefillLeg(
+            order.judge(Role.PREFILL), rules.answer_bytes if order.keep_prefill else 0, self._prefill_over
+        )
+        self._decode = DecodeLeg(
+            order.judge(Role.DECODE), order.raw, rules.answer_bytes, self._judged, self._decode_over
+        )
+        sweeper.members.add(self)
+
+    # --- what the request's task calls
+
+    async def dispatch(self) -> None:
+        """Sends the request to both; a failure to connect becomes the verdict."""
+        prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
+        connection = await self._connect(prefill)
+        if connection is not None:
+            self._prefill.connection = connection
+            connection.send(self._prefill, self.order.message(prefill, prefill, self.room, self.rid))
+            connection = await self._connect(decode)
+        if connection is not None:
+            self._decode.connection = connection
+            connection.send(self._decode, self.order.message(decode, prefill, self.room, self.rid))
+
+    async def _connect(self, worker: Worker) -> UpstreamConnection | None:
+        reused = self._carriers.reuse(worker)
+        if reused is not None:
+            return reused
+        try:
+            connection = await self._carriers.connect(worker)
+        except ConnectFailed as error:
+            self._judged(Failure(Outcome.CONNECT, error.message, 503, worker.role, retry_after_s=2))
+            return None
+        if self._verdict.done():
+            connection.abort()
+            return None
+        return connection
+
+    async def verdict(self) -> Failure | None:
+        """Waits until the attempt has failed, or has something for the client (None)."""
+        return await self._verdict
+
+    @property
+    def head(self) -> ResponseHead:
+        """Decode's response head; only after a good verdict."""
+        assert self._decode.head is not None
+        return self._decode.head
+
+    @property
+    def whole(self) -> bytes | None:
+        """Decode's answer if all of it is here and it is no stream, else None."""
+        return self._decode.whole() if self._decode.over and not self._decode.streaming else None
+
+    def relay_to(self, sink: Sink) -> None:
+        """From now on `sink` gets decode's answer, what has come so far first."""
+        self._phase = _Phase.RELAYING
+        self._seen_at = self._sweeper.now
+        self._decode.relay_to(sink)
+
+    async def over(self) -> Failure | None:
+        """Waits until decode's answer has ended, or broken off (the failure)."""
+        if self._over is None:
+            self._over = self._loop.create_future()
+            if self._decode.over:
+                self._over.set_result(None)
+        return await self._over
+
+    async def prefill_answer(self, timeout_s: float) -> bytes | None:
+        """Waits for prefill's answer; None if it failed or does not come in time."""
+        if not self._prefill.over:
+            self._prefill_waiter = self._loop.create_future()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._prefill_waiter
+            except TimeoutError:
+                return None
+        return None if self._prefill.failure else self._prefill.kept
+
+    def pause(self) -> None:
+        """The client does not keep up: read no more from decode."""
+        if self._decode.connection is not None:
+            self._decode.connection.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self._seen_at = self._sweeper.now
+        if self._decode.connection is not None:
+            self._decode.connection.resume()
+
+    def close(self, *, served: bool) -> None:
+        """Ends the attempt. Safe to call in any state.
+
+        Args:
+            served: decode has answered in full, so that prefill may finish on its own.
+        """
+        self._decode.abort()
+        self.placement.release_decode()
+        if served and not self._prefill.over:
+            self._phase = _Phase.DRAINING
+            self._seen_at = self._sweeper.now
+            return
+        self._prefill.abort()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._phase = _Phase.CLOSED
+        self.placement.release_prefill()
+        self._sweeper.members.discard(self)
+
+    # --- what the legs and the sweeper call
+
+    def _judged(self, failure: Failure | None) -> None:
+        if not self._verdict.done():
+            self._verdict.set_result(failure)
+
+    def _decode_over(self, failure: Failure | None) -> None:
+        self.placement.release_decode()
+        if self._over is None:
+            self._over = self._loop.create_future()
+        if not self._over.done():
+            self._over.set_result(failure)
+
+    def _prefill_over(self, failure: Failure | None) -> None:
+        self.placement.release_prefill()
+        self.prefill_failure = failure
+        self._seen_at = self._sweeper.now
+        self._on_prefill_over(self)
+        if self._phase is _Phase.DRAINING:
+            self._leave()
+        elif failure is not None:
+            self._judged(failure)
+        if self._prefill_waiter is not None and not self._prefill_waiter.done():
+            self._prefill_waiter.set_result(None)
+
+    def sweep(self, now: float) -> None:
+        """Looks at the deadlines."""
+        if self._phase is _Phase.DRAINING:
+            if now - self._seen_at > self._rules.drain_prefill_s:
+                self._prefill.abort()
+                self._leave()
+        elif not self._verdict.done():
+            self._sweep_waiting(now)
+        elif not self._decode.over:
+            self._sweep_relaying(now)
+
+    def _sweep_waiting(self, now: float) -> None:
+        rules = self._rules
+        if not self.order.stream:
+            limit_s, since = rules.total_s or rules.first_token_s, self._started_at
+        elif self._decode.reads > 1:
+            # A role-only chunk: tokens are on their way, so the clock is that of a stream.
+            self._sweep_relaying(now)
+            return
+        elif self._prefill.over:
+            limit_s, since = rules.first_token_after_prefill_s, self._seen_at
+        else:
+            limit_s, since = rules.first_token_s, self._started_at
+        if now - since > limit_s:
+            message = f"no token within {limit_s:g} s"
+            self._judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.DECODE))
+
+    def _sweep_relaying(self, now: float) -> None:
+        connection = self._decode.connection
+        if self._decode.reads != self._reads_seen or (connection is not None and connection.paused):
+            self._reads_seen = self._decode.reads
+            self._seen_at = now
+        elif now - self._seen_at > self._rules.between_chunks_s:
+            message = f"nothing for {self._rules.between_chunks_s:g} s in the middle of the answer"
+            failure = Failure(Outcome.STALL, message, 504, Role.DECODE)
+            self._decode.abort()
+            if self._verdict.done():
+                self._decode_over(failure)
+            else:
+                self._judged(failure)

@@ -1,0 +1,201 @@
+"""HTTP/1.1 framing of what workers answer, and chunked bodies of both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.errors import UpstreamFailure
+
+_HOP_BY_HOP = frozenset(
+    [
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    ]
+)
+_LONGEST_SIZE_LINE = 256  # why: 16 hex digits and a generous extension
+_LONGEST_TRAILER = 8192
+
+
+class FramingError(Exception):
+    """A body that is not framed as its head says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A worker's response head, reduced to what framing and relaying need."""
+
+    status: int
+    status_line: bytes
+    """Without the line's end."""
+    passed_on: bytes
+    """The header lines that go on to the client, each with its line's end."""
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    event_stream: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.status not in (204, 304) and self.content_length != 0
+
+
+def parse_head(head: bytes) -> ResponseHead:
+    """Parses a response head that ends with an empty line.
+
+    Raises:
+        UpstreamFailure: it is not HTTP/1.x.
+    """
+    lines = head.split(b"\r\n")
+    status_line = lines[0]
+    try:
+        if not status_line.startswith(b"HTTP/1."):
+            raise ValueError
+        status = int(status_line[9:12])
+        keep_alive = status_line[7:8] != b"0"
+        content_length: int | None = None
+        chunked = event_stream = False
+        passed_on: list[bytes] = []
+        for line in lines[1:-2]:
+            name, colon, value = line.partition(b":")
+            name = name.lower()
+            if not colon:
+                raise ValueError
+            if name == b"content-length":
+                content_length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = value.strip().lower().endswith(b"chunked")
+            elif name == b"connection":
+                keep_alive = b"close" not in value.lower()
+            elif name not in _HOP_BY_HOP and name != b"x-request-id":
+                if name == b"content-type":
+                    event_stream = b"text/event-stream" in value
+                passed_on.append(line)
+    except ValueError:
+        raise UpstreamFailure(f"a worker answered with a malformed head: {head[:80]!r}") from None
+    if passed_on:
+        passed_on.append(b"")
+    return ResponseHead(
+        status,
+        status_line,
+        b"\r\n".join(passed_on),
+        None if chunked else content_length,
+        chunked,
+        keep_alive,
+        event_stream,
+    )
+
+
+class Dechunker:
+    """Takes the chunks' framing off a chunked body, piece by piece as it arrives."""
+
+    __slots__ = ("_in_trailer", "_line", "_need", "_trailer_bytes")
+
+    def __init__(self) -> None:
+        self._need = 0  # payload and closing line end still to come of the present chunk
+        self._line = b""  # an unfinished size or trailer line
+        self._in_trailer = False
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes, out: list[bytes]) -> int:
+        """Appends the payload found in `data` to `out`.
+
+        Returns:
+            The offset in `data` just behind the body's end, or -1 while the body goes on.
+
+        Raises:
+            FramingError: `data` is not chunked as RFC 9112 says.
+        """
+        position, size = 0, len(data)
+        while position < size:
+            if self._need:
+                position = self._take(data, position, size, out)
+                continue
+            line_end = data.find(b"\n", position)
+            if line_end < 0:
+                self._line += data[position:]
+                if len(self._line) > _LONGEST_SIZE_LINE:
+                    raise FramingError("a chunk's size line is too long")
+                return -1
+            line = (self._line + data[position:line_end]).rstrip(b"\r")
+            self._line = b""
+            position = line_end + 1
+            if self._in_trailer:
+                self._trailer_bytes += len(line)
+                if not line:
+                    return position
+                if self._trailer_bytes > _LONGEST_TRAILER:
+                    raise FramingError("the trailer is too long")
+            else:
+                self._start_chunk(line)
+        return -1
+
+    def _take(self, data: bytes, position: int, size: int, out: list[bytes]) -> int:
+        end = min(position + self._need, size)
+        payload_end = min(end, position + self._need - 2)
+        if payload_end > position:
+            out.append(data[position:payload_end])
+        # The two bytes behind the payload may come in two reads: each is checked as it passes.
+        for offset in range(max(payload_end, position), end):
+            remaining = self._need - (offset - position)
+            if data[offset] != (13 if remaining == 2 else 10):
+                raise FramingError("a chunk is longer than its size says")
+        self._need -= end - position
+        return end
+
+    def _start_chunk(self, line: bytes) -> None:
+        digits = line.partition(b";")[0].strip()
+        # int() alone would accept signs and underscores, a door for request smuggling.
+        if not digits or len(digits) > 16 or digits.strip(b"0123456789abcdefABCDEF"):
+            raise FramingError(f"{line[:20]!r} is not a chunk's size")
+        length = int(digits, 16)
+        if length:
+            self._need = length + 2
+        else:
+            self._in_trailer = True
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload` as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def whole_chunks(data: bytes) -> tuple[int, int, bool]:
+    """How much of `data` can go on raw: whole chunks that each end with a whole event.
+
+    `data` must begin where a chunk begins. This is the hot path of every stream: one
+    comparison a chunk tells both that the framing holds and that an event ends there.
+
+    Returns:
+        (good, need, plain): bytes that may go on; the length at which looking again
+        makes sense; and whether what follows `good` is still of this plain form (False:
+        another framing, or the last chunk, which the general walk has to handle).
+    """
+    good, size = 0, len(data)
+    while good < size:
+        line_end = data.find(b"\r\n", good, good + 18)
+        if line_end < 0:
+            return good, size + 1, size - good < 18
+        try:
+            length = int(data[good:line_end], 16)
+        except ValueError:
+            return good, 0, False
+        end = line_end + length + 4
+        if length < 2:
+            return good, 0, False
+        if end > size:
+            return good, end, True
+        if data[end - 4 : end] != b"\n\n\r\n":
+            return good, 0, False
+        good = end
+    return good, 0, True

@@ -1,0 +1,252 @@
+"""The two legs of an attempt: what each makes of its worker's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.roster import Role
+from proxy.upstream.classify import Judge, Verdict, judge_error
+from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.framing import ResponseHead
+from proxy.upstream.outcome import Failure, Outcome
+
+_LONGEST_ERROR = 65536
+
+
+class Sink(Protocol):
+    """Where decode's answer goes once it has been judged good."""
+
+    def raw(self, data: bytes) -> None:
+        """Whole events in whole chunks, framing and all."""
+
+    def payload(self, data: bytes) -> None:
+        """Whole events, or a piece of a body that is no event stream."""
+
+
+def broken(reason: str, role: Role, untouched: bool, reused: bool, begun: bool) -> Failure:
+    """What a connection that broke means."""
+    if untouched and reused:
+        return Failure(Outcome.STALE_CONNECTION, reason, 502, role)
+    if untouched:
+        return Failure(Outcome.RESET, reason, 502, role)
+    return Failure(Outcome.TRUNCATED_MIDSTREAM if begun else Outcome.TRUNCATED, reason, 502, role)
+
+
+class PrefillLeg:
+    """Drains prefill's answer; its end is the end of the KV transfer."""
+
+    __slots__ = ("_judge", "_kept", "_keep_limit", "_on_over", "connection", "failure", "over", "raw", "status")
+
+    def __init__(
+        self, judge: Judge, keep_limit_bytes: int, on_over: Callable[[Failure | None], None]
+    ) -> None:
+        """Makes a leg.
+
+        Args:
+            judge: for events that come with status 200.
+            keep_limit_bytes: how much of a good answer to keep for `kept`; 0: none is wanted.
+            on_over: called once, with the failure if it was one.
+        """
+        self._judge = judge
+        self._keep_limit = keep_limit_bytes
+        self._kept: list[bytes] = []
+        self._on_over = on_over
+        self.raw = keep_limit_bytes == 0
+        self.status = 0
+        self.failure: Failure | None = None
+        self.over = False
+        self.connection: UpstreamConnection | None = None
+
+    @property
+    def kept(self) -> bytes:
+        """The answer, as far as it was to be kept."""
+        return b"".join(self._kept)
+
+    def on_head(self, head: ResponseHead) -> None:
+        """A status other than 200 has a body worth keeping."""
+        self.status = head.status
+        if head.status != 200 and not self._keep_limit:
+            self._keep_limit = _LONGEST_ERROR
+
+    def on_raw(self, data: bytes) -> None:
+        """Events: looked at only if they might tell of a failure, and only once."""
+        if self.failure is None and (b'"error"' in data or b'"abort"' in data):
+            verdict = self._judge.events(data)
+            if isinstance(verdict, Failure):
+                self.failure = verdict
+
+    def on_events(self, payload: bytes) -> None:
+        """The same, kept if wanted."""
+        self.on_raw(payload)
+        self.on_body(payload)
+
+    def on_body(self, piece: bytes) -> None:
+        """Kept as far as wanted, thrown away otherwise."""
+        if self._keep_limit > 0:
+            self._keep_limit -= len(piece)
+            self._kept.append(piece)
+
+    def on_end(self) -> None:
+        """The transfer has ended, one way or the other."""
+        if self.status != 200:
+            self.failure = judge_error(self.status, self.kept, Role.PREFILL)
+        self._finish(self.failure)
+
+    def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
+        """The transfer may or may not have happened."""
+        self._finish(broken(reason, Role.PREFILL, untouched, reused, False))
+
+    def _finish(self, failure: Failure | None) -> None:
+        self.connection = None
+        self.failure = failure
+        self.over = True
+        self._on_over(failure)
+
+    def abort(self) -> None:
+        """Closes the connection, which for SGLang is the abort; `on_over` is called no more."""
+        connection, self.connection = self.connection, None
+        self.over = True
+        if connection is not None:
+            connection.abort()
+
+
+class DecodeLeg:
+    """Holds decode's answer until it has been judged, then hands it to a sink as it comes."""
+
+    __slots__ = (
+        "_held",
+        "_held_bytes",
+        "_held_limit",
+        "_judge",
+        "_on_over",
+        "_on_verdict",
+        "_sink",
+        "connection",
+        "head",
+        "judged",
+        "over",
+        "raw",
+        "reads",
+        "streaming",
+    )
+
+    def __init__(
+        self,
+        judge: Judge,
+        raw: bool,
+        held_limit_bytes: int,
+        on_verdict: Callable[[Failure | None], None],
+        on_over: Callable[[Failure | None], None],
+    ) -> None:
+        """Makes a leg.
+
+        Args:
+            judge: tells tokens from failures.
+            raw: whether the sink can take events in the worker's chunks.
+            held_limit_bytes: how much is held at most; an answer beyond it counts as good.
+            on_verdict: called once, with the failure if it was one: before anything may be relayed.
+            on_over: called once after a good verdict, with the failure if the answer broke off.
+        """
+        self._judge = judge
+        self._held: list[tuple[bool, bytes]] = []
+        self._held_bytes = 0
+        self._held_limit = held_limit_bytes
+        self._on_verdict = on_verdict
+        self._on_over = on_over
+        self._sink: Sink | None = None
+        self.raw = raw
+        self.head: ResponseHead | None = None
+        self.streaming = False
+        """Whether the answer is an event stream, to be relayed as it comes."""
+        self.judged = False
+        self.over = False
+        self.reads = 0
+        """Grows with everything that comes."""
+        self.connection: UpstreamConnection | None = None
+
+    def on_head(self, head: ResponseHead) -> None:
+        """Proves nothing yet: SGLang answers 200 before it knows."""
+        self.head = head
+        self.reads += 1
+        self.streaming = head.event_stream and head.status == 200
+
+    def on_raw(self, data: bytes) -> None:
+        """The path of every token."""
+        self.reads += 1
+        if self._sink is not None:
+            self._sink.raw(data)
+        else:
+            self._hold(True, data)
+
+    def on_events(self, payload: bytes) -> None:
+        """The same without the worker's chunk framing."""
+        self.reads += 1
+        if self._sink is not None:
+            self._sink.payload(payload)
+        else:
+            self._hold(False, payload)
+
+    on_body = on_events
+
+    def _hold(self, framed: bool, data: bytes) -> None:
+        self._held.append((framed, data))
+        self._held_bytes += len(data)
+        if self.judged:
+            return
+        verdict: Verdict = False
+        if self.streaming:
+            verdict = self._judge.events(data)
+        if verdict is False and self._held_bytes > self._held_limit:
+            # Too much to hold: it goes on as it comes, and is not retryable any more.
+            verdict = True
+        if verdict is not False:
+            self._judged(verdict if isinstance(verdict, Failure) else None)
+
+    def _judged(self, failure: Failure | None) -> None:
+        self.judged = True
+        self._on_verdict(failure)
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+        self.connection = None
+        self.over = True
+        if self.judged:
+            self._on_over(None)
+        elif self.streaming:
+            self._judged(Failure(Outcome.EMPTY, "the stream ended without a token", 502, Role.DECODE))
+        else:
+            assert self.head is not None
+            self._judged(self._judge.whole(self.head.status, self.whole()))
+
+    def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
+        """The answer broke off."""
+        self.connection = None
+        self.over = True
+        failure = broken(reason, Role.DECODE, untouched, reused, self.judged)
+        if self.judged:
+            self._on_over(failure)
+        else:
+            self._judged(failure)
+
+    def whole(self) -> bytes:
+        """All that is held."""
+        held = self._held
+        return held[0][1] if len(held) == 1 else b"".join([data for _, data in held])
+
+    def relay_to(self, sink: Sink) -> None:
+        """Hands over what is held, and from now on all that comes. Only after a good verdict."""
+        held, self._held = self._held, []
+        for framed, data in held:
+            if framed:
+                sink.raw(data)
+            else:
+                sink.payload(data)
+        self._sink = sink
+
+    def abort(self) -> None:
+        """Closes the connection, which for SGLang is the abort; nobody is called any more."""
+        connection, self.connection = self.connection, None
+        self.judged = self.over = True
+        if connection is not None:
+            connection.abort()

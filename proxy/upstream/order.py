@@ -1,0 +1,61 @@
+"""What both workers of an attempt are sent, whatever the pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.roster import Role, Worker
+from proxy.upstream.classify import Judge
+from proxy.upstream.splice import authority, splice_tail
+
+_WORTH_A_COPY = 32768  # why: below it one write of joined bytes costs less than a vectored one
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A client's request as it goes on."""
+
+    request_line: bytes
+    """With its line's end."""
+    headers: bytes
+    """Header lines that go on, each with its line's end."""
+    body: bytes
+    """The client's body, a JSON object."""
+    body_end: int
+    """Offset of the body's last brace."""
+    overrides: bytes
+    """Members to add, each with a comma before it; they win over the client's own."""
+    generate: bool
+    """Whether the route is /generate."""
+    stream: bool
+    zero_ok: bool
+    """Whether an answer without a token is what was asked for."""
+    raw: bool
+    """Whether decode's events may be relayed in its own chunks."""
+    keep_prefill: bool
+    """Whether prefill's answer is wanted."""
+
+    def message(self, to: Worker, prefill: Worker, room: int, rid: str) -> list[bytes | memoryview]:
+        """The request's bytes for one leg."""
+        tail = splice_tail(prefill, room, rid, self.overrides)
+        head = b"%b%b%bContent-Length: %d\r\n\r\n" % (
+            self.request_line,
+            authority(to),
+            self.headers,
+            self.body_end + len(tail),
+        )
+        if self.body_end < _WORTH_A_COPY:
+            return [b"%b%b%b" % (head, self.body[: self.body_end], tail)]
+        return [head, memoryview(self.body)[: self.body_end], tail]
+
+    def judge(self, role: Role) -> Judge:
+        """Who judges the answers of the leg of `role`."""
+        return _JUDGES[self.generate, role, self.zero_ok or role is Role.PREFILL]
+
+
+_JUDGES = {
+    (generate, role, zero_ok): Judge(generate, role, zero_ok)
+    for generate in (False, True)
+    for role in (Role.PREFILL, Role.DECODE)
+    for zero_ok in (False, True)
+}
