@@ -6,7 +6,12 @@ import msgspec
 
 from proxy.errors import PdError
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 _encode = msgspec.json.Encoder().encode
 
 

@@ -72,7 +72,7 @@ class Worker:
     started_at: float | None = None
     """Seconds since the epoch."""
     weight: float = 1.0
-    labels: Mapping[str, str] = field(default=_NO_LABELS, hash=False)
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS, hash=False)
     origin: Origin = field(default=Origin.STATIC, compare=False)
 
     def __post_init__(self) -> None:

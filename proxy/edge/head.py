@@ -137,7 +137,9 @@ def _read_headers(parsed: RequestHead, headers: list[tuple[bytes, bytes]], rules
             parsed.content_length = int(value)
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked":
-                raise BadRequest(f"transfer coding {value.decode('latin-1')!r} is not understood; only chunked is")
+                raise BadRequest(
+                    f"transfer coding {value.decode('latin-1')!r} is not understood; only chunked is"
+                )
             parsed.chunked = True
         elif name == b"expect":
             parsed.expects_continue = value.lower() == b"100-continue"

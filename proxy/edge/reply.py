@@ -26,7 +26,9 @@ class Reply:
 
     __slots__ = (
         "_closes",
+        "_drained",
         "_http10",
+        "_in_chunks",
         "_on_end",
         "_transport",
         "bytes_out",
@@ -59,6 +61,8 @@ class Reply:
         self._http10 = http10
         self._closes = closes
         self._on_end = on_end
+        self._in_chunks = False
+        self._drained: asyncio.Future[None] | None = None
         self.extra_headers: list[bytes] = []
         """Header lines of our own, each with its line's end."""
         self.status = 0
@@ -103,13 +107,13 @@ class Reply:
             self._transport.write(head + body)
         else:
             self._transport.writelines([head, body])
-        self._end()
 
     def open(self, status_line: bytes, headers: bytes) -> None:
         """Writes the head of an answer whose length is not known."""
         if self._http10:
             self._closes = True
-        framing = b"" if self._http10 else b"Transfer-Encoding: chunked\r\n"
+        self._in_chunks = not self._http10
+        framing = b"Transfer-Encoding: chunked\r\n" if self._in_chunks else b""
         self._transport.write(self._head(status_line, headers, framing))
 
     def raw(self, data: bytes) -> None:
@@ -122,26 +126,30 @@ class Reply:
         self.bytes_out += len(data)
         self._transport.write(data if self._http10 else chunk(data))
 
+    async def drained(self) -> None:
+        """Waits until the client has taken most of what was written; the door cuts one that does not."""
+        if self.paused:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
     def end(self) -> None:
-        """Ends an opened answer."""
-        if not self._http10:
+        """Ends the answer, whole or opened."""
+        if self._in_chunks:
             self._transport.write(LAST_CHUNK)
-        self._end()
+        self.ended = True
+        self._on_end(self._closes)
 
     def fail(self, error: PdError) -> None:
         """Tells of an error with a proper status. Only while nothing has been written."""
         status_line = b"HTTP/1.1 %d %b" % (error.status, _phrase(error.status))
         headers = "".join(f"{name}: {value}\r\n" for name, value in faults.headers(error))
         self.whole(status_line, _JSON + headers.encode("latin-1"), faults.body(error))
+        self.end()
 
     def break_off(self) -> None:
         """Cuts the connection: for an answer that cannot be completed, so that the client can tell."""
         self.ended = True
         self._transport.abort()
-
-    def _end(self) -> None:
-        self.ended = True
-        self._on_end(self._closes)
 
     @property
     def takes_chunks(self) -> bool:
@@ -157,6 +165,8 @@ class Reply:
         """The transport: its buffer has emptied."""
         self.paused = False
         self.on_resume()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
 
 def _phrase(status: int) -> bytes:

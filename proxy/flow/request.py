@@ -85,11 +85,14 @@ class Reply(Protocol):
     def payload(self, data: bytes) -> None:
         """Writes a piece of the body."""
 
+    async def drained(self) -> None:
+        """Waits until the client has taken most of what was written."""
+
     def end(self) -> None:
-        """Ends an opened answer."""
+        """Ends the answer, whole or opened."""
 
     def fail(self, error: PdError) -> None:
-        """Tells of an error; only while nothing has been written."""
+        """Tells of an error, and ends; only while nothing has been written."""
 
     def break_off(self) -> None:
         """Cuts the connection: the answer cannot be completed, and the client must be able to tell."""

@@ -73,3 +73,16 @@ def missing(members: Iterable[Member], lineup: Lineup, model: str | None) -> str
         if not fit and len(standing_by) == len(of_role):
             return f"no {role} worker{of_model} is ready: {', '.join(standing_by[:5])}"
     return f"no prefill and decode worker{of_model} may work together: engine versions, backends or TP differ"
+
+
+def unequal_tp(workers: Iterable[Worker]) -> str | None:
+    """A warning if workers of one model differ in tensor parallelism: it works, but slower on most models."""
+    sizes: dict[str | None, set[int]] = {}
+    for worker in workers:
+        if worker.tp_size is not None and worker.role is not Role.REGULAR:
+            sizes.setdefault(worker.model, set()).add(worker.tp_size)
+    uneven = {model: sorted(found) for model, found in sizes.items() if len(found) > 1}
+    if not uneven:
+        return None
+    told = "; ".join(f"{model or 'unknown model'}: {found}" for model, found in uneven.items())
+    return f"workers of unequal tensor parallelism are paired ({told}): KV transfers between them are slower"

@@ -115,6 +115,12 @@ class Carriers:
             reason = str(error) or f"no answer within {self._rules.connect_s:g} s"
             raise ConnectFailed(f"cannot connect to {worker.role} {worker.worker_id}: {reason}") from None
 
+    def distrust(self, worker: Worker) -> None:
+        """Closes the idle connections to a worker: one of them was closed at its other end."""
+        lane = self._lanes.get(worker.url)
+        if lane is not None:
+            lane.close_idle(float("inf"))
+
     def sweep(self, now: float) -> None:
         """Closes what has been idle for too long; forgets addresses with no connection."""
         oldest = self._loop.time() - self._rules.idle_reuse_s

@@ -168,7 +168,9 @@ class Judge:
             return judge_error(finish.status_code, body, self._role)
         # An abort without a status is a user's own: a normal end.
         if finish.type == "length" and meta.completion_tokens == 0 and not self._zero_ok:
-            return Failure(Outcome.LENGTH_ZERO, "the engine ended at its length with no token", 502, self._role)
+            return Failure(
+                Outcome.LENGTH_ZERO, "the engine ended at its length with no token", 502, self._role
+            )
         return True
 
     def _completed(self, event: bytes, parsed: _OpenAIEvent) -> Verdict:

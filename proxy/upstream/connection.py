@@ -213,7 +213,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _on_chunked(self, data: bytes) -> None:
         leg, dechunker = self.leg, self._dechunker
-        assert leg is not None and dechunker is not None
+        assert leg is not None
+        assert dechunker is not None
         pieces: list[bytes] = []
         end = dechunker.feed(data, pieces)
         self._emit(leg, b"".join(pieces), end >= 0)
@@ -250,7 +251,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _finish(self, extra: bytes) -> None:
         leg, head = self.leg, self._head
-        assert leg is not None and head is not None
+        assert leg is not None
+        assert head is not None
         self.leg = None
         self._head = None
         self._dechunker = None

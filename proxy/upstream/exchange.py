@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from proxy.roster import Role, Worker
+from proxy.routing.ledger import Ledger
 from proxy.routing.placement import Placement
 from proxy.upstream.carriers import Carriers, ConnectFailed
 from proxy.upstream.connection import UpstreamConnection
@@ -76,6 +77,7 @@ class Exchange:
         rid: str,
         carriers: Carriers,
         sweeper: Sweeper,
+        ledger: Ledger,
         rules: ExchangeRules,
         loop: asyncio.AbstractEventLoop,
         on_prefill_over: Callable[[Exchange], None],
@@ -102,7 +104,7 @@ class Exchange:
             order.judge(Role.PREFILL), rules.answer_bytes if order.keep_prefill else 0, self._prefill_over
         )
         self._decode = DecodeLeg(
-            order.judge(Role.DECODE), order.raw, rules.answer_bytes, self._judged, self._decode_over
+            order.judge(Role.DECODE), order.raw, rules.answer_bytes, ledger, self._judged, self._decode_over
         )
         sweeper.members.add(self)
 

@@ -15,7 +15,9 @@ from proxy.roster import Worker
 
 _Answer = TypeVar("_Answer")
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024  # why: a /server_info of many ranks is some 100 KB; a profile's answer is tiny
+MAX_ANSWER_BYTES = (
+    8 * 1024 * 1024
+)  # why: a /server_info of many ranks is some 100 KB; a profile's answer is tiny
 CONCURRENCY = 64  # why: one fan-out over a large fleet must not take all sockets at once
 
 

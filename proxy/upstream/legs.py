@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.errors import Overloaded
 from proxy.roster import Role
+from proxy.routing.ledger import Ledger
 from proxy.upstream.classify import Judge, Verdict, judge_error
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
@@ -36,7 +38,17 @@ def broken(reason: str, role: Role, untouched: bool, reused: bool, begun: bool) 
 class PrefillLeg:
     """Drains prefill's answer; its end is the end of the KV transfer."""
 
-    __slots__ = ("_judge", "_kept", "_keep_limit", "_on_over", "connection", "failure", "over", "raw", "status")
+    __slots__ = (
+        "_judge",
+        "_keep_limit",
+        "_kept",
+        "_on_over",
+        "connection",
+        "failure",
+        "over",
+        "raw",
+        "status",
+    )
 
     def __init__(
         self, judge: Judge, keep_limit_bytes: int, on_over: Callable[[Failure | None], None]
@@ -119,6 +131,7 @@ class DecodeLeg:
         "_held_bytes",
         "_held_limit",
         "_judge",
+        "_ledger",
         "_on_over",
         "_on_verdict",
         "_sink",
@@ -136,6 +149,7 @@ class DecodeLeg:
         judge: Judge,
         raw: bool,
         held_limit_bytes: int,
+        ledger: Ledger,
         on_verdict: Callable[[Failure | None], None],
         on_over: Callable[[Failure | None], None],
     ) -> None:
@@ -145,6 +159,7 @@ class DecodeLeg:
             judge: tells tokens from failures.
             raw: whether the sink can take events in the worker's chunks.
             held_limit_bytes: how much is held at most; an answer beyond it counts as good.
+            ledger: counts what is held.
             on_verdict: called once, with the failure if it was one: before anything may be relayed.
             on_over: called once after a good verdict, with the failure if the answer broke off.
         """
@@ -152,6 +167,7 @@ class DecodeLeg:
         self._held: list[tuple[bool, bytes]] = []
         self._held_bytes = 0
         self._held_limit = held_limit_bytes
+        self._ledger = ledger
         self._on_verdict = on_verdict
         self._on_over = on_over
         self._sink: Sink | None = None
@@ -190,6 +206,11 @@ class DecodeLeg:
     on_body = on_events
 
     def _hold(self, framed: bool, data: bytes) -> None:
+        try:
+            self._ledger.take(len(data))
+        except Overloaded as error:
+            self._give_up(error)
+            return
         self._held.append((framed, data))
         self._held_bytes += len(data)
         if self.judged:
@@ -202,6 +223,11 @@ class DecodeLeg:
             verdict = True
         if verdict is not False:
             self._judged(verdict if isinstance(verdict, Failure) else None)
+
+    def _give_up(self, error: Overloaded) -> None:
+        if self.connection is not None:
+            self.connection.abort()
+        self.on_broken(error.message, untouched=False, reused=False)
 
     def _judged(self, failure: Failure | None) -> None:
         self.judged = True
@@ -236,7 +262,7 @@ class DecodeLeg:
 
     def relay_to(self, sink: Sink) -> None:
         """Hands over what is held, and from now on all that comes. Only after a good verdict."""
-        held, self._held = self._held, []
+        held = self._let_go()
         for framed, data in held:
             if framed:
                 sink.raw(data)
@@ -244,9 +270,16 @@ class DecodeLeg:
                 sink.payload(data)
         self._sink = sink
 
+    def _let_go(self) -> list[tuple[bool, bytes]]:
+        self._ledger.give(self._held_bytes)
+        self._held_bytes = 0
+        held, self._held = self._held, []
+        return held
+
     def abort(self) -> None:
         """Closes the connection, which for SGLang is the abort; nobody is called any more."""
         connection, self.connection = self.connection, None
         self.judged = self.over = True
+        self._let_go()
         if connection is not None:
             connection.abort()

@@ -1,0 +1,45 @@
+"""A worker as the control routes show it: sglang-router's fields first, then what only we know."""
+
+from __future__ import annotations
+
+from proxy.routing.member import Member
+
+
+def worker_view(member: Member, now: float) -> dict[str, object]:
+    """One worker. `now`: monotonic seconds."""
+    worker = member.worker
+    seen_ago_s = now - member.last_ok_at
+    return {
+        "id": worker.worker_id,
+        "url": worker.url,
+        "model_id": worker.model or "unknown",
+        "priority": 50,
+        "cost": 1.0,
+        "worker_type": worker.role.value,
+        "is_healthy": member.standing_by is None,
+        "load": member.in_flight,
+        "connection_mode": "HTTP",
+        "bootstrap_port": worker.bootstrap_port,
+        "metadata": dict(worker.labels),
+        "bootstrap_host": worker.bootstrap_host,
+        "state": worker.state.value,
+        "reason": member.standing_by,
+        "in_flight": member.in_flight,
+        "cap": member.cap,
+        "breaker": _breaker(member, now),
+        "probe": {None: "unknown", True: "ok", False: "failed"}[member.probe_ok],
+        "last_ok_s_ago": round(seen_ago_s, 3) if seen_ago_s != float("inf") else None,
+        "origin": worker.origin.value,
+        "weight": worker.weight,
+        "instance": worker.instance,
+        "engine_version": worker.engine_version,
+        "tp_size": worker.tp_size,
+        "dp_size": worker.dp_size,
+        "node": worker.node,
+    }
+
+
+def _breaker(member: Member, now: float) -> str:
+    if member.breaker.closed:
+        return "closed"
+    return "half_open" if member.breaker.admits(now) else "open"

@@ -1,0 +1,328 @@
+"""A client's connection: reads requests one by one, and sees the client leave.
+
+Reading never pauses, not even while a request runs: that is how a leaving client is seen.
+What arrives meanwhile (pipelined requests) is held unparsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import cast
+
+from proxy.edge.body import Body
+from proxy.edge.door import Door
+from proxy.edge.handover import hand_over
+from proxy.edge.head import RequestHead, parse_head
+from proxy.edge.intake import read_intake
+from proxy.edge.reply import Reply
+from proxy.errors import BadRequest, HeadTooLarge, Overloaded, PdError, SlowClient, Unauthorized
+from proxy.flow.request import Request, Route
+
+DATA_ROUTES = {
+    b"/generate": Route.GENERATE,
+    b"/v1/chat/completions": Route.CHAT_COMPLETIONS,
+    b"/v1/completions": Route.COMPLETIONS,
+}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_S = 2.0  # why: closing with unread bytes resets the connection, and the client never sees its answer
+
+
+class _State(Enum):
+    HEAD = "reading a head, or idle"
+    BODY = "reading a body"
+    SERVING = "serving"
+    LINGERING = "throwing away what still comes"
+    CLOSED = "closed, or handed over"
+
+
+class ClientConnection(asyncio.Protocol):
+    """Owns one client's transport; one request at a time is on its way."""
+
+    __slots__ = (
+        "_body",
+        "_body_began_at",
+        "_buffer",
+        "_door",
+        "_head",
+        "_reply",
+        "_since",
+        "_state",
+        "_task",
+        "_transport",
+    )
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._state = _State.HEAD
+        self._since = 0.0  # monotonic seconds: when this state began, or last made progress
+        self._body_began_at = 0.0
+        self._buffer = b""
+        self._head: RequestHead | None = None
+        self._body: Body | None = None
+        self._reply: Reply | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is on its way."""
+        return self._state in (_State.BODY, _State.SERVING) or bool(self._buffer)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: a client has come."""
+        self._transport = cast(asyncio.Transport, transport)
+        if self._door.full:
+            self._state = _State.CLOSED
+            reply = Reply(
+                self._transport, http10=False, closes=True, on_end=lambda _: self._transport.close()
+            )
+            reply.fail(Overloaded("too many connections (setting server.max_connections)", retry_after_s=1))
+            return
+        self._since = self._door.sweeper.now
+        self._door.connections.add(self)
+        self._door.sweeper.members.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the client."""
+        state = self._state
+        if state is _State.HEAD:
+            self._read_head(self._buffer + data if self._buffer else data)
+        elif state is _State.BODY:
+            self._read_body(data)
+        elif state is _State.SERVING:
+            self._buffer += data
+            if len(self._buffer) > self._door.rules.pipelined_bytes:
+                self._transport.abort()
+
+    # --- the head
+
+    def _read_head(self, data: bytes) -> None:
+        # Some clients end a body with an extra line's end; RFC 9112 2.2 wants it skipped.
+        data = data.lstrip(b"\r\n")
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            if not self._buffer:
+                self._since = self._door.sweeper.now
+            self._buffer = data
+            limit = self._door.rules.head.head_bytes
+            if len(data) > limit:
+                self._refuse(
+                    HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
+                )
+            return
+        route = _data_route(data)
+        if route is None:
+            self._leave_to_control(data)
+            return
+        self._buffer = b""
+        try:
+            if end > self._door.rules.head.head_bytes:
+                raise HeadTooLarge(
+                    f"the request's head has {end} bytes, over the limit (setting limits.head_bytes)"
+                )
+            self._head = head = parse_head(data[:end], self._door.rules.head)
+            if not self._door.admits(head.authorization):
+                raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
+            self._body = body = Body(
+                head.content_length, head.chunked, self._door.rules.body_bytes, self._door.ledger
+            )
+        except PdError as error:
+            self._refuse(error, route)
+            return
+        self._state = _State.BODY
+        self._since = self._body_began_at = self._door.now()
+        if head.expects_continue and not body.complete and len(data) == end and not head.http10:
+            self._transport.write(_CONTINUE)
+        if len(data) > end or body.complete:
+            self._read_body(data[end:])
+
+    def _leave_to_control(self, data: bytes) -> None:
+        self._forget()
+        hand_over(self._transport, data, self._door)
+
+    # --- the body
+
+    def _read_body(self, data: bytes) -> None:
+        body, door = self._body, self._door
+        assert body is not None
+        try:
+            extra = body.feed(data) if data else b""
+        except PdError as error:
+            self._refuse(error)
+            return
+        if body.complete:
+            self._buffer = extra
+            self._serve(body)
+        else:
+            self._since = door.sweeper.now
+
+    def _serve(self, body: Body) -> None:
+        head, door = self._head, self._door
+        assert head is not None
+        route = _ROUTES_BY_TARGET.get(head.target) or DATA_ROUTES[head.target.partition(b"?")[0]]
+        joined = body.join()
+        try:
+            intake = read_intake(route, joined, door.rules.largest_n)
+        except BadRequest as error:
+            self._refuse(error, route)
+            return
+        self._state = _State.SERVING
+        request = Request(
+            route=route,
+            request_line=b"POST %b HTTP/1.1\r\n" % head.target,
+            headers=b"%bX-Request-Id: %b\r\n" % (b"".join(head.passed_on), self._request_id().encode()),
+            body=joined,
+            intake=intake,
+            model=intake.model or head.model,
+            request_id=self._request_id(),
+            received_at=self._body_began_at,
+        )
+        reply = self._new_reply(head)
+        self._task = door.spawn(door.corridor.serve(request, reply))
+
+    def _request_id(self) -> str:
+        head = self._head
+        assert head is not None
+        if head.request_id is None:
+            head.request_id = self._door.new_request_id()
+        return head.request_id
+
+    def _new_reply(self, head: RequestHead | None) -> Reply:
+        closes = head is None or not head.keep_alive or self._door.leaving
+        reply = Reply(
+            self._transport,
+            http10=head is not None and head.http10,
+            closes=closes,
+            on_end=self._replied,
+        )
+        if head is not None:
+            reply.extra_headers.append(b"X-Request-Id: %b\r\n" % self._request_id().encode())
+        self._reply = reply
+        return reply
+
+    # --- the answer
+
+    def _refuse(self, error: PdError, route: Route | None = None) -> None:
+        """Answers with an error; if the request was not read to its end, the connection cannot go on."""
+        reply = self._new_reply(self._head)
+        if self._body is None or not self._body.complete:
+            reply.close_after()
+        if self._head is None or route is None:
+            reply.fail(error)
+        else:
+            self._door.corridor.refuse(route, self._request_id(), reply, error, self._body_began_at)
+
+    def _replied(self, closes: bool) -> None:
+        unread = self._body is None or not self._body.complete
+        self._end_request()
+        if unread:
+            self._linger()
+        elif closes or self._door.leaving:
+            self._forget()
+            self._transport.close()
+        else:
+            self._state = _State.HEAD
+            self._since = self._door.sweeper.now
+            if self._buffer:
+                # Not from within the task that has just answered: it is not quite done.
+                asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._state is _State.HEAD and self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._read_head(data)
+
+    def _end_request(self) -> None:
+        self._reply = self._task = self._head = None
+        if self._body is not None:
+            self._body.release()
+            self._body = None
+
+    def _linger(self) -> None:
+        self._state = _State.LINGERING
+        self._since = self._door.sweeper.now
+        self._buffer = b""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    # --- the client's leaving, and ours
+
+    def pause_writing(self) -> None:
+        """asyncio: the client does not keep up."""
+        self._since = self._door.sweeper.now
+        if self._reply is not None:
+            self._reply.pause()
+
+    def resume_writing(self) -> None:
+        """asyncio: it has caught up."""
+        if self._reply is not None:
+            self._reply.resume()
+
+    def eof_received(self) -> None:
+        """asyncio: the client sends no more. Half-closing counts as leaving; None closes the transport."""
+        self._gone()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._state is _State.CLOSED:
+            return
+        task = self._task
+        self._forget()
+        if task is not None:
+            task.cancel()
+
+    def _forget(self) -> None:
+        self._state = _State.CLOSED
+        self._buffer = b""
+        self._end_request()
+        self._door.connections.discard(self)
+        self._door.sweeper.members.discard(self)
+
+    def close_if_idle(self) -> None:
+        """Closes the connection unless a request is on its way."""
+        if self._state is _State.HEAD and not self._buffer:
+            self._forget()
+            self._transport.close()
+
+    def cut(self) -> None:
+        """Ends the connection now."""
+        self._gone()
+        self._transport.abort()
+
+    def sweep(self, now: float) -> None:
+        """Looks at the deadlines."""
+        rules, waited_s = self._door.rules, now - self._since
+        state = self._state
+        if state is _State.SERVING:
+            if self._reply is not None and self._reply.paused and waited_s > rules.client_stall_s:
+                self._transport.abort()
+        elif state is _State.HEAD:
+            if self._buffer and waited_s > rules.head_s:
+                self._refuse(SlowClient(f"the request's head did not arrive within {rules.head_s:g} s"))
+            elif waited_s > rules.keep_alive_s:
+                self.close_if_idle()
+        elif state is _State.BODY:
+            if waited_s > rules.body_s or now - self._body_began_at > rules.body_total_s:
+                self._refuse(
+                    SlowClient(
+                        "the request's body did not arrive in time (settings limits.body_s, body_total_s)"
+                    )
+                )
+        elif waited_s > _LINGER_S:
+            self._transport.abort()
+
+
+_ROUTES_BY_TARGET = dict(DATA_ROUTES)
+_FIRST_LINES = tuple((b"POST %b" % path, len(path) + 5, route) for path, route in DATA_ROUTES.items())
+
+
+def _data_route(data: bytes) -> Route | None:
+    """The data route that a request's first line names, or None."""
+    for start, length, route in _FIRST_LINES:
+        if data.startswith(start) and data[length : length + 1] in (b" ", b"?"):
+            return route
+    return None

@@ -1,0 +1,181 @@
+"""One request from the door to its outcome: the outermost frame of its task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TypeVar
+
+import structlog
+
+from proxy.errors import BadRequest, Draining, NoPair, Overloaded, PdError
+from proxy.flow.carriage import Carriage, Means
+from proxy.flow.fanout import Merger, one_answer
+from proxy.flow.farewell import as_error, as_events
+from proxy.flow.journal import Journal
+from proxy.flow.recipient import Direct
+from proxy.flow.request import Reply, Request, Route
+from proxy.flow.trail import Trail
+from proxy.routing.group import Group
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.order import Order
+from proxy.upstream.outcome import Failure, Outcome
+
+_Error = TypeVar("_Error", bound=Exception)
+log = structlog.get_logger("proxy.flow")
+
+
+class Corridor:
+    """Serves requests; remembers which are on their way under a client's own rid."""
+
+    def __init__(self, means: Means, carriage: Carriage, journal: Journal, report_attempts: bool) -> None:
+        self._means = means
+        self._carriage = carriage
+        self._journal = journal
+        self._report_attempts = report_attempts
+        self._own_rids: dict[str, list[Trail]] = {}
+        self.in_flight = 0
+
+    async def serve(self, request: Request, reply: Reply) -> None:
+        """Serves one request to its end. Never raises, but for being cancelled."""
+        trail = Trail(request.received_at)
+        self.in_flight += 1
+        self._journal.begun(request)
+        own = _listed(request.intake.rid)
+        for rid in own:
+            self._own_rids.setdefault(rid, []).append(trail)
+        try:
+            await self._serve(request, reply, trail)
+        except asyncio.CancelledError:
+            trail.outcome = Outcome.CLIENT_GONE
+            raise
+        except PdError as error:
+            trail.outcome = _outcome_of(error)
+            self._tell(reply, error)
+        except Exception:
+            log.exception("a request failed by a fault of the proxy", request_id=request.request_id)
+            trail.outcome = Outcome.INTERNAL
+            self._tell(reply, PdError("an internal error of the proxy; its log says more"))
+        finally:
+            self.in_flight -= 1
+            for rid in own:
+                self._forget(rid, trail)
+            self._journal.ended(request, reply, trail)
+
+    def refuse(self, route: Route, request_id: str, reply: Reply, error: PdError, received_at: float) -> None:
+        """Answers a request that the door has found wanting."""
+        reply.fail(error)
+        self._journal.refused(route, request_id, reply, error, received_at)
+
+    def exchanges_of(self, rid: str) -> Iterator[Exchange]:
+        """The attempts on their way for a client's own rid, or for one that was minted here."""
+        minted = {trail.rid for trail in self._own_rids.get(rid, ())} | {rid}
+        for one in minted:
+            exchange = self._carriage.live.get(one or "")
+            if exchange is not None:
+                yield exchange
+
+    def _forget(self, rid: str, trail: Trail) -> None:
+        trails = self._own_rids[rid]
+        trails.remove(trail)
+        if not trails:
+            del self._own_rids[rid]
+
+    async def _serve(self, request: Request, reply: Reply, trail: Trail) -> None:
+        group = self._means.pool.group_for(request.model)
+        if request.intake.n > 1:
+            failure = await self._fan_out(request, reply, group, trail)
+        else:
+            order = _order(request, b"", raw=reply.takes_chunks)
+            itl = self._means.metrics.route(request.route.value).itl
+            recipient = Direct(reply, as_events, itl, self._means.clock.monotonic)
+            failure = await self._carriage.carry(order, group, recipient, request.intake.rid, trail)
+        trail.outcome = Outcome.OK if failure is None else failure.outcome
+        if failure is not None and not reply.opened:
+            self._report(reply, failure, trail)
+
+    async def _fan_out(self, request: Request, reply: Reply, group: Group, trail: Trail) -> Failure | None:
+        generate = request.route is Route.GENERATE
+        order = _order(request, one_answer(request.intake, generate), raw=False)
+        merger = Merger(reply, request.intake.n, generate)
+
+        async def carry(number: int) -> None:
+            failure = await self._carriage.carry(
+                order, group, merger.branch(number), request.intake.rid, trail
+            )
+            if failure is not None:
+                raise _BranchFailed(failure)
+
+        failure: Failure | None = None
+        try:
+            async with asyncio.TaskGroup() as branches:
+                for number in range(request.intake.n):
+                    branches.create_task(carry(number))
+        except* _BranchFailed as failed:
+            failure = _first(failed).failure
+            if reply.opened:
+                merger.broken(failure)
+        except* PdError as failed:
+            raise _first(failed) from None
+        return failure
+
+    def _report(self, reply: Reply, failure: Failure, trail: Trail) -> None:
+        if failure.outcome is Outcome.BAD_REQUEST and failure.body.startswith(b"{"):
+            # The engine's own words, in its own form: its clients know them.
+            status_line = b"HTTP/1.1 %d Bad Request" % failure.status
+            reply.whole(status_line, b"Content-Type: application/json\r\n", failure.body)
+            reply.end()
+        else:
+            self._tell(reply, as_error(failure, trail.attempts))
+
+    def _tell(self, reply: Reply, error: PdError) -> None:
+        if not reply.opened:
+            reply.fail(error)
+        elif not reply.ended:
+            reply.break_off()
+
+
+class _BranchFailed(Exception):
+    """Ends the other branches."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def _first(failed: ExceptionGroup[_Error]) -> _Error:
+    first = failed.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+def _listed(rid: str | list[str] | None) -> list[str]:
+    if rid is None:
+        return []
+    return [rid] if isinstance(rid, str) else rid
+
+
+def _order(request: Request, overrides: bytes, *, raw: bool) -> Order:
+    intake = request.intake
+    return Order(
+        request_line=request.request_line,
+        headers=request.headers,
+        body=request.body,
+        body_end=request.body.rfind(b"}"),
+        overrides=overrides,
+        generate=request.route is Route.GENERATE,
+        stream=intake.stream,
+        zero_ok=intake.zero_tokens,
+        # Whoever changes an answer cannot keep the worker's chunks.
+        raw=raw and intake.rid is None and not intake.wants_input_logprobs,
+        keep_prefill=intake.wants_input_logprobs,
+    )
+
+
+def _outcome_of(error: PdError) -> Outcome:
+    if isinstance(error, BadRequest):
+        return Outcome.BAD_REQUEST
+    if isinstance(error, NoPair):
+        return Outcome.NO_PAIR
+    if isinstance(error, Overloaded):
+        return Outcome.OVERLOADED
+    return Outcome.DRAINING if isinstance(error, Draining) else Outcome.INTERNAL

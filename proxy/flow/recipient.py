@@ -1,0 +1,113 @@
+"""Who takes the answer of a successful attempt: the client, or one branch of a fan-out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.flow.request import Reply
+from proxy.telemetry.histogram import Histogram
+from proxy.upstream.framing import ResponseHead
+from proxy.upstream.legs import Sink
+from proxy.upstream.outcome import Failure
+
+Amend = Callable[[bytes], bytes]
+"""Changes whole events, or a whole answer, before they go on."""
+
+
+class Recipient(Sink, Protocol):
+    """Takes one answer, whole or streamed."""
+
+    takes_oversize: bool
+    """Whether an answer that is no stream, and too large to hold, may come in pieces."""
+
+    def amend_with(self, amend: Amend | None) -> None:
+        """Sets what is changed in the answer; before all of it."""
+
+    async def whole(self, head: ResponseHead, body: bytes) -> None:
+        """Takes an answer that is no stream."""
+
+    def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """A stream begins; `pause` and `resume` stop and go on with its reading."""
+
+    def end(self) -> None:
+        """The stream has ended well."""
+
+    def broken(self, failure: Failure) -> None:
+        """The stream broke off."""
+
+
+class Direct:
+    """The client itself."""
+
+    takes_oversize = True
+    __slots__ = ("_amend", "_farewell", "_itl", "_last", "_now", "_reply", "_streams_events")
+
+    def __init__(
+        self,
+        reply: Reply,
+        farewell: Callable[[Failure], bytes],
+        itl: Histogram,
+        now: Callable[[], float],
+    ) -> None:
+        """Makes a recipient.
+
+        Args:
+            reply: where the answer goes.
+            farewell: makes the events that end a broken stream in the route's own form.
+            itl: observes the time between reads, s.
+            now: monotonic seconds.
+        """
+        self._reply = reply
+        self._farewell = farewell
+        self._itl = itl
+        self._now = now
+        self._last = 0.0
+        self._streams_events = False
+        self._amend: Amend | None = None
+
+    def amend_with(self, amend: Amend | None) -> None:
+        """Sets what is changed in the answer."""
+        self._amend = amend
+
+    async def whole(self, head: ResponseHead, body: bytes) -> None:
+        """Answers, and waits for a client that is slow to take it."""
+        if self._amend is not None:
+            body = self._amend(body)
+        self._reply.whole(head.status_line, head.passed_on, body)
+        await self._reply.drained()
+        self._reply.end()
+
+    def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Opens the answer."""
+        self._last = self._now()
+        self._streams_events = head.event_stream
+        self._reply.open(head.status_line, head.passed_on)
+        self._reply.on_pause = pause
+        self._reply.on_resume = resume
+
+    def raw(self, data: bytes) -> None:
+        """The path of every token."""
+        now = self._now()
+        self._itl.observe(now - self._last)
+        self._last = now
+        self._reply.raw(data)
+
+    def payload(self, data: bytes) -> None:
+        """The same where the answer is changed, or comes in other pieces."""
+        now = self._now()
+        self._itl.observe(now - self._last)
+        self._last = now
+        self._reply.payload(data if self._amend is None else self._amend(data))
+
+    def end(self) -> None:
+        """The proper end."""
+        self._reply.end()
+
+    def broken(self, failure: Failure) -> None:
+        """An error in the route's own form and still the proper end; what is no stream can only be cut."""
+        if not self._streams_events:
+            self._reply.break_off()
+            return
+        self._reply.payload(self._farewell(failure))
+        self._reply.end()

@@ -1,0 +1,26 @@
+"""What a request left behind on its way: for its log line and its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.upstream.outcome import Failure, Outcome
+
+
+@dataclass(slots=True)
+class Trail:
+    """Mutable while the request runs; one a request, shared by its branches."""
+
+    received_at: float
+    """Monotonic seconds, as all times here."""
+    attempts: int = 0
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+    prefill: str | None = None
+    """Worker ids of the last attempt."""
+    decode: str | None = None
+    rid: str | None = None
+    """The last attempt's, the same on both legs."""
+    room: int | None = None
+    failures: list[Failure] = field(default_factory=list)
+    outcome: Outcome = Outcome.INTERNAL
