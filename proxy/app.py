@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
@@ -39,6 +40,7 @@ from proxy.routing.pool import Pool
 from proxy.runtime import keep_freed_memory, raise_open_files, settle_garbage_collector
 from proxy.settings import Settings
 from proxy.telemetry import logs
+from proxy.telemetry.logs import RequestLog
 from proxy.telemetry.metrics import Metrics, measure_loop_lag
 from proxy.upstream.carriers import Carriers
 from proxy.upstream.inquiries import Inquiries
@@ -55,20 +57,20 @@ def run(settings: Settings) -> int:
     Returns:
         The process's exit code.
     """
-    logs.configure(settings.log.level, settings.log.format, sys.stderr)
+    request_log = logs.configure(settings.log.level, settings.log.format, sys.stderr)
     raise_open_files()
     keep_freed_memory()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(settings))
+            runner.run(_main(settings, request_log))
     except SettingsError as error:
         print(f"pd-proxy: {error.message}", file=sys.stderr)
         return 2
     return 0
 
 
-async def _main(settings: Settings) -> None:
-    service = Service(settings)
+async def _main(settings: Settings, request_log: RequestLog) -> None:
+    service = Service(settings, request_log)
     service.leaving.listen_to_signals()
     try:
         await service.run()
@@ -79,7 +81,7 @@ async def _main(settings: Settings) -> None:
 class Service:
     """Every object of the proxy, joined."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, request_log: RequestLog) -> None:
         """Builds all; nothing is open yet.
 
         Raises:
@@ -89,7 +91,7 @@ class Service:
         loop = asyncio.get_running_loop()
         rng = random.Random()
         clock = self.clock = SystemClock()
-        self.metrics = Metrics(clock)
+        self.metrics = Metrics()
         self.pool = Pool(rules.pool(settings), clock, rng)
         self.sweeper = Sweeper(clock.monotonic)
         self.ledger = Ledger(settings.limits.held_bytes)
@@ -113,7 +115,7 @@ class Service:
         self.corridor = Corridor(
             means,
             self.carriage,
-            Journal(self.metrics, clock),
+            Journal(self.metrics, request_log, clock),
             settings.retries.report_attempts,
         )
         self.requests = asyncio.TaskGroup()
@@ -186,7 +188,27 @@ class Service:
         )
 
     def _declare_gauges(self) -> None:
-        """What metrics are read off the objects themselves, at each scrape."""
+        """What metrics read off the objects themselves, at each scrape."""
+        gauge = self.metrics.gauge_from
+        gauge("pd_client_connections", lambda: len(self.door.connections))
+        gauge(
+            "pd_upstream_connections", lambda: {("open",): self.carriers.open, ("idle",): self.carriers.idle}
+        )
+        gauge("pd_held_bytes", lambda: self.ledger.held_bytes)
+        gauge("pd_draining", lambda: int(self.leaving.begun))
+        gauge("pd_build_info", lambda: {(self.deps.version,): 1})
+        gauge("pd_workers", self._workers_by_kind)
+        if (watcher := self.watcher) is not None:
+            gauge("pd_registry_age_seconds", lambda: watcher.age_s(self.clock.monotonic()))
+            gauge("pd_registry_workers", lambda: watcher.workers)
+            gauge("pd_registry_connected", lambda: int(watcher.connected))
+
+    def _workers_by_kind(self) -> dict[tuple[str, ...], float]:
+        kinds = Counter(
+            (m.worker.role.value, m.worker.state.value, str(m.standing_by is None).lower())
+            for m in self.pool.members()
+        )
+        return {kind: float(count) for kind, count in kinds.items()}
 
     def _joined(self, worker: Worker) -> None:
         warning = unequal_tp(member.worker for member in self.pool.members())

@@ -86,6 +86,10 @@ class Worker:
         if self.weight <= 0:
             raise ValueError(f"weight {self.weight} is not positive")
 
+    def __hash__(self) -> int:
+        """By id alone: cheap, and equal workers have equal ids."""
+        return hash(self.worker_id)
+
     @property
     def host(self) -> str:
         """The url's host, without brackets."""

@@ -87,9 +87,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
 def _unwrapped(hint: Any) -> Iterator[Any]:
     """The hint, and whatever it wraps, outermost first."""
     yield hint
-    if get_origin(hint) is Annotated:
-        yield from _unwrapped(get_args(hint)[0])
-    elif get_origin(hint) in (Union, UnionType, tuple):
+    if get_origin(hint) in (Annotated, Union, UnionType, tuple):
         yield from _unwrapped(get_args(hint)[0])
 
 
@@ -119,7 +117,9 @@ def _leaf(section: str, model: type[Section], name: str) -> Leaf:
 
 
 SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation for name, field in Settings.model_fields.items() if field.annotation is not None
+    name: hint
+    for name, hint in get_type_hints(Settings).items()
+    if isinstance(hint, type) and issubclass(hint, Section)
 }
 LEAVES: dict[str, Leaf] = {
     leaf.dotted: leaf

@@ -17,11 +17,18 @@ SHORT = {"--etcd": "discovery.etcd_endpoints"}
 _EPILOG = """\
 Every setting can stand in three more places, the first of them winning: a flag, the environment
 variable PD_SECTION_NAME (PD_LIMITS_BODY_BYTES), the TOML file ([limits] body_bytes = "1GiB").
-Secrets come from the environment, from the TOML file, or from a file of their own, never from a flag.
+Secrets come from the environment, from the TOML file, or from a file of their own, not from a flag.
 
   pd-proxy --etcd http://etcd-0:2379,http://etcd-1:2379
   pd-proxy --prefill http://p0:30000 8998 --decode http://d0:30000 --policy round_robin
 """
+
+
+def flags_of(leaf: Leaf) -> list[str]:
+    """All the flags that set it, but those of sglang-router that write the value in another way."""
+    short = [name for name, dotted in SHORT.items() if dotted == leaf.dotted]
+    theirs = [flag.name for flag in ROUTER_FLAGS if leaf.dotted in flag.settings and flag.convert is str]
+    return list(dict.fromkeys([leaf.flag, *short, *theirs]))
 
 
 @dataclass(slots=True)
@@ -34,7 +41,7 @@ class CommandLine:
     """What an operator should know of flags that were accepted without effect."""
     config: str | None = None
     wants: str | None = None
-    """`help`, `version` or `print-config`, where that is asked for."""
+    """`help`, `version`, `print-config` or `print-docs`, where that is asked for."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser; `format_help` of it is `--help`."""
     made = _Parser(
         prog="pd-proxy",
+        usage="pd-proxy [FLAG [VALUE]]...",
         description="Load balancer for SGLang in prefill/decode disaggregation.",
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -69,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_const",
         const="print-config",
         help="the settings as they would be used, as TOML, with the origin of each; secrets are not shown",
+    )
+    made.add_argument(
+        "--print-docs", dest="wants", action="store_const", const="print-docs", help=argparse.SUPPRESS
     )
     made.add_argument("--config", metavar="FILE", help="TOML file of settings (or PD_CONFIG)")
     _add_ours(made)
@@ -147,7 +158,8 @@ def _unknown(word: str) -> str:
         return f"command line: {word!r} belongs to no flag"
     name = word.partition("=")[0]
     names = [leaf.flag for leaf in LEAVES.values()] + [flag.name for flag in ROUTER_FLAGS if not flag.refused]
-    return f"command line: there is no flag {name}{nearest(name, [*names, *SHORT, '--config', '--print-config'])}"
+    suggestion = nearest(name, [*names, *SHORT, "--config", "--print-config", "--version"])
+    return f"command line: there is no flag {name}{suggestion}"
 
 
 def _take_theirs(line: CommandLine, flag: RouterFlag, values: list[str]) -> None:
@@ -163,15 +175,15 @@ def _take_theirs(line: CommandLine, flag: RouterFlag, values: list[str]) -> None
 
 def _take(line: CommandLine, leaf: Leaf, flag: str, values: list[str]) -> None:
     """Notes a value; a list grows with each flag, of the rest the last one counts."""
-    by_file = leaf.secret and flag == leaf.flag
-    name = f"{leaf.dotted}_file" if by_file else leaf.dotted
-    value: object = values[0] if not leaf.listed else [values] if leaf.dotted == "static.prefill" else values
+    name = f"{leaf.dotted}_file" if leaf.secret and flag == leaf.flag else leaf.dotted
+    origin = f"flag {flag}"
     before = line.given.get(name)
-    if before is not None and leaf.listed:
-        assert isinstance(before.value, list) and isinstance(value, list)
-        value = before.value + value
-    elif before is not None and before.origin != f"flag {flag}" and before.value != value:
+    if leaf.listed:
+        so_far = list(before.value) if before and isinstance(before.value, list) else []
+        line.given[name] = Given(so_far + ([values] if leaf.dotted == "static.prefill" else values), origin)
+        return
+    if before and before.origin != origin and before.value != values[0]:
         raise SettingsError(
-            f"{leaf.dotted} is given twice: by {before.origin} and by flag {flag}; drop one of them"
+            f"{leaf.dotted} is given twice: by {before.origin} and by {origin}; drop one of them"
         )
-    line.given[name] = Given(value, f"flag {flag}")
+    line.given[name] = Given(values[0], origin)

@@ -19,7 +19,6 @@ async def abort(request: web.Request) -> web.Response:
         raise BadRequest("abort_all is not true or false", param="abort_all")
     if not everything and (not isinstance(rid, str) or not rid):
         raise BadRequest("rid is not a text; to abort everything, say abort_all: true", param="rid")
-    # An empty rid is a prefix of all, as in SGLang.
     aborted = await deps_of(request).abort_rid("" if everything else str(rid))
     return json_answer({"aborted": aborted})
 

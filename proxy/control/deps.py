@@ -25,7 +25,10 @@ class ControlDeps:
     readiness: Callable[[], str | None]
     """None when a request could be served now, else why not."""
     abort_rid: Callable[[str], Awaitable[int]]
-    """Aborts, on both legs, what a client started under its own rid; answers how many requests that was."""
+    """Aborts, on both legs, what a client started under its own rid, or everything for an empty one.
+
+    Answers how many requests that was.
+    """
     version: str
     started_at: float
     """Seconds since the epoch."""

@@ -16,9 +16,19 @@ async def targets(request: web.Request) -> web.Response:
     deps = deps_of(request)
     groups: list[dict[str, object]] = []
     if deps.own_addresses:
-        groups.append({"targets": list(deps.own_addresses), "labels": {"job": "pd-proxy"}})
+        own = [_reachable(address, request) for address in deps.own_addresses]
+        groups.append({"targets": own, "labels": {"job": "pd-proxy"}})
     groups.extend(_target(member.worker) for member in deps.pool.members())
     return json_answer(groups)
+
+
+def _reachable(address: str, request: web.Request) -> str:
+    """Listening on every address is no address: then the one under which we were just found."""
+    host, _, port = address.rpartition(":")
+    if host.strip("[]") not in ("", "0.0.0.0", "::"):
+        return address
+    found = request.url.host or "127.0.0.1"
+    return f"[{found}]:{port}" if ":" in found else f"{found}:{port}"
 
 
 def _target(worker: Worker) -> dict[str, object]:

@@ -12,7 +12,6 @@ from proxy.control.deps import ControlDeps, deps_of
 from proxy.errors import Overloaded, UpstreamFailure
 from proxy.roster import Worker
 from proxy.routing.breaker import Settlement
-from proxy.routing.pool import pair_of
 
 
 async def alive(request: web.Request) -> web.Response:
@@ -43,14 +42,14 @@ async def generates(request: web.Request) -> web.Response:
     placement = pool.choose(pool.group_for(request.query.get("model")))
     if placement is None:
         raise Overloaded("every worker is at its cap of requests in flight", retry_after_s=1)
-    pair = pair_of(placement)
+    prefill, decode = placement.prefill.worker, placement.decode.worker
     try:
-        await _one_token(deps, pair.prefill, pair.decode)
+        await _one_token(deps, prefill, decode)
     finally:
         # A synthetic request proves nothing that real traffic should be judged by.
         pool.settle(placement, None, Settlement.IGNORED)
         placement.release()
-    return json_answer({"status": "ok", "prefill": pair.prefill.worker_id, "decode": pair.decode.worker_id})
+    return json_answer({"status": "ok", "prefill": prefill.worker_id, "decode": decode.worker_id})
 
 
 async def _one_token(deps: ControlDeps, prefill: Worker, decode: Worker) -> None:

@@ -7,7 +7,6 @@ What arrives meanwhile (pipelined requests) is held unparsed.
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
 from typing import cast
 
 from proxy.edge.body import Body
@@ -28,12 +27,15 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S = 2.0  # why: closing with unread bytes resets the connection, and the client never sees its answer
 
 
-class _State(Enum):
-    HEAD = "reading a head, or idle"
-    BODY = "reading a body"
-    SERVING = "serving"
-    LINGERING = "throwing away what still comes"
-    CLOSED = "closed, or handed over"
+# A connection's state. Plain numbers: they are compared for every piece of data.
+_HEAD = 0
+"""Reading a head, or idle."""
+_BODY = 1
+_SERVING = 2
+_LINGERING = 3
+"""Throwing away what still comes."""
+_CLOSED = 4
+"""Closed, or handed over."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -45,17 +47,19 @@ class ClientConnection(asyncio.Protocol):
         "_buffer",
         "_door",
         "_head",
+        "_next",
         "_reply",
         "_since",
         "_state",
         "_task",
         "_transport",
+        "_waiter",
     )
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._since = 0.0  # monotonic seconds: when this state began, or last made progress
         self._body_began_at = 0.0
         self._buffer = b""
@@ -63,17 +67,19 @@ class ClientConnection(asyncio.Protocol):
         self._body: Body | None = None
         self._reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[tuple[Request, Reply]] | None = None
+        self._next: tuple[Request, Reply] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a request is on its way."""
-        return self._state in (_State.BODY, _State.SERVING) or bool(self._buffer)
+        return self._state in (_BODY, _SERVING) or bool(self._buffer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has come."""
         self._transport = cast(asyncio.Transport, transport)
         if self._door.full:
-            self._state = _State.CLOSED
+            self._state = _CLOSED
             reply = Reply(
                 self._transport, http10=False, closes=True, on_end=lambda _: self._transport.close()
             )
@@ -86,11 +92,11 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
         state = self._state
-        if state is _State.HEAD:
+        if state == _HEAD:
             self._read_head(self._buffer + data if self._buffer else data)
-        elif state is _State.BODY:
+        elif state == _BODY:
             self._read_body(data)
-        elif state is _State.SERVING:
+        elif state == _SERVING:
             self._buffer += data
             if len(self._buffer) > self._door.rules.pipelined_bytes:
                 self._transport.abort()
@@ -130,7 +136,7 @@ class ClientConnection(asyncio.Protocol):
         except PdError as error:
             self._refuse(error, route)
             return
-        self._state = _State.BODY
+        self._state = _BODY
         self._since = self._body_began_at = self._door.now()
         if head.expects_continue and not body.complete and len(data) == end and not head.http10:
             self._transport.write(_CONTINUE)
@@ -167,51 +173,71 @@ class ClientConnection(asyncio.Protocol):
         except BadRequest as error:
             self._refuse(error, route)
             return
-        self._state = _State.SERVING
+        self._state = _SERVING
+        request_id = head.request_id or door.new_request_id()
+        id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
+        head.passed_on.append(id_line)
         request = Request(
             route=route,
             request_line=b"POST %b HTTP/1.1\r\n" % head.target,
-            headers=b"%bX-Request-Id: %b\r\n" % (b"".join(head.passed_on), self._request_id().encode()),
+            headers=b"".join(head.passed_on),
             body=joined,
             intake=intake,
             model=intake.model or head.model,
-            request_id=self._request_id(),
+            request_id=request_id,
             received_at=self._body_began_at,
         )
-        reply = self._new_reply(head)
-        self._task = door.spawn(door.corridor.serve(request, reply))
+        self._hand_to_task(request, self._new_reply(head, id_line))
 
-    def _request_id(self) -> str:
-        head = self._head
-        assert head is not None
-        if head.request_id is None:
-            head.request_id = self._door.new_request_id()
-        return head.request_id
+    def _hand_to_task(self, request: Request, reply: Reply) -> None:
+        """One task serves all requests of a connection, for starting one costs as much as routing."""
+        if self._task is None:
+            self._task = self._door.spawn(self._serve_all(request, reply))
+        elif self._waiter is None:
+            self._next = (request, reply)
+        else:
+            self._waiter.set_result((request, reply))
+            self._waiter = None
 
-    def _new_reply(self, head: RequestHead | None) -> Reply:
-        closes = head is None or not head.keep_alive or self._door.leaving
-        reply = Reply(
+    async def _serve_all(self, request: Request, reply: Reply) -> None:
+        serve = self._door.corridor.serve
+        while True:
+            await serve(request, reply)
+            if self._state == _CLOSED:
+                return
+            if self._next is None:
+                self._waiter = asyncio.get_running_loop().create_future()
+                request, reply = await self._waiter
+            else:
+                request, reply = self._next
+                self._next = None
+
+    def _new_reply(self, head: RequestHead | None, id_line: bytes) -> Reply:
+        self._reply = reply = Reply(
             self._transport,
             http10=head is not None and head.http10,
-            closes=closes,
+            closes=head is None or not head.keep_alive or self._door.leaving,
             on_end=self._replied,
         )
-        if head is not None:
-            reply.extra_headers.append(b"X-Request-Id: %b\r\n" % self._request_id().encode())
-        self._reply = reply
+        if id_line:
+            reply.extra_headers.append(id_line)
         return reply
 
     # --- the answer
 
     def _refuse(self, error: PdError, route: Route | None = None) -> None:
         """Answers with an error; if the request was not read to its end, the connection cannot go on."""
-        reply = self._new_reply(self._head)
+        head, request_id, id_line = self._head, "", b""
+        if head is not None:
+            request_id = head.request_id or self._door.new_request_id()
+            id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
+        reply = self._new_reply(head, id_line)
         if self._body is None or not self._body.complete:
             reply.close_after()
-        if self._head is None or route is None:
+        if route is None:
             reply.fail(error)
         else:
-            self._door.corridor.refuse(route, self._request_id(), reply, error, self._body_began_at)
+            self._door.corridor.refuse(route, request_id, reply, error, self._body_began_at)
 
     def _replied(self, closes: bool) -> None:
         unread = self._body is None or not self._body.complete
@@ -222,25 +248,25 @@ class ClientConnection(asyncio.Protocol):
             self._forget()
             self._transport.close()
         else:
-            self._state = _State.HEAD
+            self._state = _HEAD
             self._since = self._door.sweeper.now
             if self._buffer:
                 # Not from within the task that has just answered: it is not quite done.
                 asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if self._state is _State.HEAD and self._buffer:
+        if self._state == _HEAD and self._buffer:
             data, self._buffer = self._buffer, b""
             self._read_head(data)
 
     def _end_request(self) -> None:
-        self._reply = self._task = self._head = None
+        self._reply = self._head = None
         if self._body is not None:
             self._body.release()
             self._body = None
 
     def _linger(self) -> None:
-        self._state = _State.LINGERING
+        self._state = _LINGERING
         self._since = self._door.sweeper.now
         self._buffer = b""
         if self._transport.can_write_eof():
@@ -268,23 +294,25 @@ class ClientConnection(asyncio.Protocol):
         self._gone()
 
     def _gone(self) -> None:
-        if self._state is _State.CLOSED:
+        if self._state == _CLOSED:
             return
-        task = self._task
         self._forget()
-        if task is not None:
-            task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def _forget(self) -> None:
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         self._buffer = b""
         self._end_request()
         self._door.connections.discard(self)
         self._door.sweeper.members.discard(self)
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._waiter = None
 
     def close_if_idle(self) -> None:
         """Closes the connection unless a request is on its way."""
-        if self._state is _State.HEAD and not self._buffer:
+        if self._state == _HEAD and not self._buffer:
             self._forget()
             self._transport.close()
 
@@ -297,15 +325,15 @@ class ClientConnection(asyncio.Protocol):
         """Looks at the deadlines."""
         rules, waited_s = self._door.rules, now - self._since
         state = self._state
-        if state is _State.SERVING:
+        if state == _SERVING:
             if self._reply is not None and self._reply.paused and waited_s > rules.client_stall_s:
                 self._transport.abort()
-        elif state is _State.HEAD:
+        elif state == _HEAD:
             if self._buffer and waited_s > rules.head_s:
                 self._refuse(SlowClient(f"the request's head did not arrive within {rules.head_s:g} s"))
             elif waited_s > rules.keep_alive_s:
                 self.close_if_idle()
-        elif state is _State.BODY:
+        elif state == _BODY:
             if waited_s > rules.body_s or now - self._body_began_at > rules.body_total_s:
                 self._refuse(
                     SlowClient(

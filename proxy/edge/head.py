@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import httptools
+import msgspec
 
 from proxy.errors import BadRequest, HeadTooLarge
 
@@ -44,8 +45,7 @@ class HeadRules:
     """Sent to the workers in the place of the client's own Authorization."""
 
 
-@dataclass(slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct):
     """What the client's head says."""
 
     method: bytes

@@ -10,6 +10,7 @@ from proxy.errors import BadRequest
 from proxy.flow.request import Intake, Route
 
 _ABSENT = msgspec.Raw()
+_NULL, _ZERO, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"0"), msgspec.Raw(b"false")
 _AT = re.compile(r" - at `\$\.?([A-Za-z_]+)?")
 
 
@@ -101,11 +102,7 @@ def _wrong_type(message: str) -> BadRequest:
 
 
 def _missing(raw: msgspec.Raw) -> bool:
-    return not raw or (len(memoryview(raw)) == 4 and bytes(raw) == b"null")
-
-
-def _is(raw: msgspec.Raw, value: bytes) -> bool:
-    return bool(raw) and len(memoryview(raw)) == len(value) and bytes(raw) == value
+    return not raw or raw == _NULL
 
 
 def _read_generate(body: bytes) -> Intake:
@@ -124,7 +121,7 @@ def _read_generate(body: bytes) -> Intake:
         rid=parsed.rid,
         n=n,
         wants_input_logprobs=any(logprobs) if isinstance(logprobs, list) else logprobs is True,
-        zero_tokens=sampling is not None and _is(sampling.max_new_tokens, b"0"),
+        zero_tokens=sampling is not None and sampling.max_new_tokens == _ZERO,
         include_usage=False,
         sampling_params=bytes(_decode_only_sampling(body).sampling_params) if n > 1 else None,
     )
@@ -134,14 +131,14 @@ def _read_completions(body: bytes) -> Intake:
     parsed = _decode_completions(body)
     if _missing(parsed.prompt):
         raise BadRequest("prompt must be given", param="prompt")
-    logprobs = not (_missing(parsed.logprobs) or _is(parsed.logprobs, b"false"))
+    logprobs = not (_missing(parsed.logprobs) or parsed.logprobs == _FALSE)
     return Intake(
         model=parsed.model,
         stream=parsed.stream is True,
         rid=parsed.rid,
         n=1 if parsed.n is None else parsed.n,
         wants_input_logprobs=parsed.echo is True and logprobs,
-        zero_tokens=_is(parsed.max_tokens, b"0"),
+        zero_tokens=parsed.max_tokens == _ZERO,
         include_usage=parsed.stream_options is not None and parsed.stream_options.include_usage is True,
         sampling_params=None,
     )
@@ -159,7 +156,7 @@ def _read_chat(body: bytes) -> Intake:
         rid=parsed.rid,
         n=1 if parsed.n is None else parsed.n,
         wants_input_logprobs=False,
-        zero_tokens=_is(parsed.max_tokens, b"0") or _is(parsed.max_completion_tokens, b"0"),
+        zero_tokens=_ZERO in (parsed.max_tokens, parsed.max_completion_tokens),
         include_usage=parsed.stream_options is not None and parsed.stream_options.include_usage is True,
         sampling_params=None,
     )

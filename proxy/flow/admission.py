@@ -41,20 +41,23 @@ class Admission:
         self.waiting = 0
         pool.on_room = self._serve_queue
 
-    async def admit(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement:
-        """A pair, counted as busy; whoever gets it must release it.
+    def at_once(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement | None:
+        """A pair if nobody has to be waited for; it counts as busy and must be released.
+
+        Raises:
+            NoPair: nobody is there to wait for.
+        """
+        if self.waiting and self._queues.get(group.model):
+            return None
+        return self._pool.choose(group, avoid)
+
+    async def wait(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement:
+        """A pair as soon as one is free, in the order of coming.
 
         Raises:
             NoPair: nobody is there to wait for.
             Overloaded: the queue is full, or waiting took too long.
         """
-        if not self._queues.get(group.model):
-            placement = self._pool.choose(group, avoid)
-            if placement is not None:
-                return placement
-        return await self._wait(group, avoid)
-
-    async def _wait(self, group: Group, avoid: Collection[Edge]) -> Placement:
         rules = self._rules
         if self.waiting >= rules.queue_size:
             raise Overloaded(

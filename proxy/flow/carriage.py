@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.clock import Clock, Sleep
@@ -18,14 +17,18 @@ from proxy.roster import Role
 from proxy.routing.breaker import Settlement
 from proxy.routing.group import Group
 from proxy.routing.ledger import Ledger
+from proxy.routing.member import Member
+from proxy.routing.placement import Placement
 from proxy.routing.pool import Edge, Pool
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics import Metrics, WorkerMetrics
 from proxy.upstream.carriers import Carriers
 from proxy.upstream.exchange import Exchange, ExchangeRules
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
 from proxy.upstream.splice import mint_room
 from proxy.upstream.sweeper import Sweeper
+
+_OK = Outcome.OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,19 @@ class Carriage:
         attempts = 0
         while True:
             attempts += 1
-            exchange = await self._begin(order, group, avoid, trail)
+            placement = self._means.admission.at_once(group, avoid) or await self._means.admission.wait(
+                group, avoid
+            )
+            exchange = self._begin(order, placement, trail)
             served = False
             try:
                 await exchange.dispatch()
-                failure = await exchange.verdict() or exchange.prefill_failure
+                failure = await exchange.verdict or exchange.prefill_failure
                 if failure is None:
                     self._proved(exchange, trail)
-                    failure = await self._relay(exchange, recipient, own_rid)
+                    if order.keep_prefill or own_rid is not None:
+                        recipient.amend_with(await self._amend(exchange, own_rid))
+                    failure = await self._relay(exchange, recipient)
                     served = failure is None
                     return failure
                 self._failed(exchange, failure, trail)
@@ -97,16 +105,16 @@ class Carriage:
             decision = decide(failure, attempts, self._rules.retry, self._means.rng)
             if not isinstance(decision, Retry):
                 return failure
-            self._means.metrics.retried(failure.outcome.value)
+            self._means.metrics.retried(failure.outcome)
             if decision.counted:
                 avoid.add(exchange.placement.edge)
                 await self._means.sleep(decision.delay_s)
             else:
                 attempts -= 1
 
-    async def _begin(self, order: Order, group: Group, avoid: set[Edge], trail: Trail) -> Exchange:
+    def _begin(self, order: Order, placement: Placement, trail: Trail) -> Exchange:
         means = self._means
-        placement = await means.admission.admit(group, avoid)
+        now = means.clock.monotonic()
         rid = f"{means.rng.getrandbits(128):032x}"
         exchange = Exchange(
             order,
@@ -118,28 +126,30 @@ class Carriage:
             means.ledger,
             self._rules.exchange,
             means.loop,
-            self._prefill_over(means.clock.monotonic()),
+            self._prefill_over,
+            now,
         )
         self.live[rid] = exchange
         trail.attempts += 1
+        means.metrics.attempts += 1
         trail.prefill, trail.decode = placement.edge
-        trail.rid, trail.room = rid, exchange.room
+        trail.rids.append(rid)
+        trail.room = exchange.room
         if trail.admitted_at is None:
-            trail.admitted_at = means.clock.monotonic()
+            trail.admitted_at = now
         return exchange
 
-    def _prefill_over(self, dispatched_at: float) -> Callable[[Exchange], None]:
-        """What is noted when prefill's leg ends: the moment at which the KV transfer ended."""
-        means = self._means
+    def _prefill_over(self, exchange: Exchange) -> None:
+        """Notes the end of prefill's leg: the moment at which the KV transfer ended."""
+        figures = self._figures(exchange.placement.prefill)
+        failure = exchange.prefill_failure
+        if failure is None:
+            figures.kv_transfer.observe(self._means.clock.monotonic() - exchange.dispatched_at)
+        figures.ended(_OK if failure is None else failure.outcome)
 
-        def note(exchange: Exchange) -> None:
-            worker = means.metrics.worker(exchange.placement.prefill.worker.worker_id, Role.PREFILL.value)
-            failure = exchange.prefill_failure
-            if failure is None:
-                worker.kv_transfer.observe(means.clock.monotonic() - dispatched_at)
-            worker.ended(Outcome.OK.value if failure is None else failure.outcome.value)
-
-        return note
+    def _figures(self, member: Member) -> WorkerMetrics:
+        worker = member.worker
+        return self._means.metrics.worker(worker.worker_id, worker.role)
 
     def _proved(self, exchange: Exchange, trail: Trail) -> None:
         self._means.pool.settle(exchange.placement, None, Settlement.SUCCESS)
@@ -154,18 +164,16 @@ class Carriage:
             self._means.carriers.distrust(exchange.placement.prefill.worker)
             self._means.carriers.distrust(exchange.placement.decode.worker)
         if failure.role is Role.DECODE:
-            decode = exchange.placement.decode.worker.worker_id
-            self._means.metrics.worker(decode, Role.DECODE.value).ended(failure.outcome.value)
+            self._figures(exchange.placement.decode).ended(failure.outcome)
 
-    async def _relay(
-        self, exchange: Exchange, recipient: Recipient, own_rid: str | list[str] | None
-    ) -> Failure | None:
-        recipient.amend_with(await self._amend(exchange, own_rid))
+    async def _relay(self, exchange: Exchange, recipient: Recipient) -> Failure | None:
         head, whole = exchange.head, exchange.whole
-        decode = self._means.metrics.worker(exchange.placement.decode.worker.worker_id, Role.DECODE.value)
+        figures = self._figures(exchange.placement.decode)
         if whole is not None:
-            await recipient.whole(head, whole)
-            decode.ended(Outcome.OK.value)
+            recipient.whole(head, whole)
+            figures.ended(_OK)
+            await recipient.caught_up()
+            recipient.end()
             return None
         if not head.event_stream and not recipient.takes_oversize:
             return Failure(
@@ -174,7 +182,7 @@ class Carriage:
         recipient.open(head, exchange.pause, exchange.resume)
         exchange.relay_to(recipient)
         failure = await exchange.over()
-        decode.ended(Outcome.OK.value if failure is None else failure.outcome.value)
+        figures.ended(_OK if failure is None else failure.outcome)
         if failure is None:
             recipient.end()
         else:

@@ -69,9 +69,9 @@ class Corridor:
 
     def exchanges_of(self, rid: str) -> Iterator[Exchange]:
         """The attempts on their way for a client's own rid, or for one that was minted here."""
-        minted = {trail.rid for trail in self._own_rids.get(rid, ())} | {rid}
+        minted = {one for trail in self._own_rids.get(rid, ()) for one in trail.rids} | {rid}
         for one in minted:
-            exchange = self._carriage.live.get(one or "")
+            exchange = self._carriage.live.get(one)
             if exchange is not None:
                 yield exchange
 
@@ -87,7 +87,7 @@ class Corridor:
             failure = await self._fan_out(request, reply, group, trail)
         else:
             order = _order(request, b"", raw=reply.takes_chunks)
-            itl = self._means.metrics.route(request.route.value).itl
+            itl = self._journal.figures(request.route).itl
             recipient = Direct(reply, as_events, itl, self._means.clock.monotonic)
             failure = await self._carriage.carry(order, group, recipient, request.intake.rid, trail)
         trail.outcome = Outcome.OK if failure is None else failure.outcome

@@ -123,6 +123,9 @@ class Merger:
         self._ended += 1
         if self._ended < self._n:
             return
+        if None not in self._wholes:
+            self._reply.end()
+            return
         if self._usage_chunk is not None:
             self._usage_chunk["usage"] = self._usage()
             self._reply.payload(b"data: %b\n\n" % encode(self._usage_chunk))
@@ -135,9 +138,14 @@ class Merger:
             self._reply.payload(as_events(failure))
             self._reply.end()
 
+    async def caught_up(self) -> None:
+        """Waits for a slow client."""
+        if self._reply.paused:
+            await self._reply.drained()
+
     # --- whole answers
 
-    async def took_whole(self, number: int, head: ResponseHead, body: bytes) -> None:
+    def took_whole(self, number: int, head: ResponseHead, body: bytes) -> None:
         """A branch has answered; the last one makes the answer."""
         self._wholes[number] = body
         bodies = [whole for whole in self._wholes if whole is not None]
@@ -145,8 +153,6 @@ class Merger:
             return
         merged = self._merge_generated(bodies) if self._generate else self._merge_completed(bodies)
         self._reply.whole(head.status_line, head.passed_on, merged)
-        await self._reply.drained()
-        self._reply.end()
 
     def _merge_generated(self, bodies: list[bytes]) -> bytes:
         columns = [decode_array(b) if b.lstrip()[:1] == b"[" else [msgspec.Raw(b)] for b in bodies]
@@ -191,9 +197,13 @@ class Branch:
         """Sets what is changed in the branch's answer."""
         self._amend = amend
 
-    async def whole(self, head: ResponseHead, body: bytes) -> None:
+    def whole(self, head: ResponseHead, body: bytes) -> None:
         """Takes the branch's answer."""
-        await self._merger.took_whole(self._number, head, body if self._amend is None else self._amend(body))
+        self._merger.took_whole(self._number, head, body if self._amend is None else self._amend(body))
+
+    async def caught_up(self) -> None:
+        """The answer is written when its last branch has come."""
+        await self._merger.caught_up()
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """The branch's stream begins."""
@@ -208,7 +218,7 @@ class Branch:
         self._merger.events(self._number, data if self._amend is None else self._amend(data))
 
     def end(self) -> None:
-        """The branch's stream has ended."""
+        """The branch's answer has ended."""
         self._merger.ended()
 
     def broken(self, failure: Failure) -> None:

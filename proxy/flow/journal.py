@@ -6,51 +6,62 @@ from proxy.clock import Clock
 from proxy.errors import PdError
 from proxy.flow.request import Reply, Request, Route
 from proxy.flow.trail import Trail
-from proxy.telemetry import logs
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.logs import RequestLine, RequestLog
+from proxy.telemetry.metrics import Metrics, RouteMetrics
 from proxy.upstream.outcome import Outcome
+
+_CLIENT_CLOSED_REQUEST = 499  # nginx's word for a client that left before its answer began
 
 
 class Journal:
     """Writes down what became of each request."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
-        self._routes = {route: metrics.route(route.value) for route in Route}
+    def __init__(self, metrics: Metrics, request_log: RequestLog, clock: Clock) -> None:
+        self._figures = {route: metrics.route(route.value) for route in Route}
+        self._log = request_log
         self._now = clock.monotonic
+
+    def figures(self, route: Route) -> RouteMetrics:
+        """The figures of a route."""
+        return self._figures[route]
 
     def begun(self, request: Request) -> None:
         """A request is on its way."""
-        self._routes[request.route].in_flight += 1
+        figures = self._figures[request.route]
+        figures.in_flight += 1
+        figures.body_bytes.observe(len(request.body))
 
     def ended(self, request: Request, reply: Reply, trail: Trail) -> None:
         """It has ended, one way or the other."""
         now = self._now()
-        figures = self._routes[request.route]
+        figures = self._figures[request.route]
         figures.in_flight -= 1
         figures.duration.observe(now - trail.received_at)
-        if trail.first_token_at is not None:
+        if trail.first_token_at is not None and request.intake.stream:
             figures.ttft.observe(trail.first_token_at - trail.received_at)
-        # A client that left before its answer began has no status; 499 is nginx's for it.
-        status = reply.status or 499
+        status = reply.status or _CLIENT_CLOSED_REQUEST
         figures.ended(status, trail.outcome.value)
-        if logs.requests_enabled():
-            logs.request_line(
-                request_id=request.request_id,
-                route=request.route.value,
-                status=status,
-                outcome=trail.outcome.value,
-                prefill=trail.prefill,
-                decode=trail.decode,
-                rid=trail.rid,
-                room=trail.room,
-                attempts=trail.attempts,
-                stream=request.intake.stream,
-                queue_ms=_ms(trail.received_at, trail.admitted_at),
-                ttft_ms=_ms(trail.received_at, trail.first_token_at),
-                duration_ms=_ms(trail.received_at, now),
-                bytes_in=len(request.body),
-                bytes_out=reply.bytes_out,
-                failures=[f"{failure.outcome.value}: {failure.message[:200]}" for failure in trail.failures],
+        if self._log.enabled:
+            self._log.write(
+                RequestLine(
+                    request_id=request.request_id,
+                    route=request.route.value,
+                    method="POST",
+                    status=status,
+                    outcome=trail.outcome.value,
+                    duration_ms=_ms(now - trail.received_at),
+                    stream=request.intake.stream,
+                    attempts=trail.attempts,
+                    prefill=trail.prefill,
+                    decode=trail.decode,
+                    rids=trail.rids,
+                    room=trail.room,
+                    queue_ms=_since(trail.received_at, trail.admitted_at),
+                    ttft_ms=_since(trail.received_at, trail.first_token_at),
+                    bytes_in=len(request.body),
+                    bytes_out=reply.bytes_out,
+                    error=trail.told,
+                )
             )
 
     def refused(
@@ -58,19 +69,26 @@ class Journal:
     ) -> None:
         """The door has refused it."""
         now = self._now()
-        figures = self._routes[route]
+        figures = self._figures[route]
         figures.duration.observe(now - received_at)
         figures.ended(reply.status, Outcome.BAD_REQUEST.value)
-        if logs.requests_enabled():
-            logs.request_line(
-                request_id=request_id,
-                route=route.value,
-                status=reply.status,
-                outcome=Outcome.BAD_REQUEST.value,
-                duration_ms=_ms(received_at, now),
-                failures=[error.message],
+        if self._log.enabled:
+            self._log.write(
+                RequestLine(
+                    request_id=request_id,
+                    route=route.value,
+                    method="POST",
+                    status=reply.status,
+                    outcome=Outcome.BAD_REQUEST.value,
+                    duration_ms=_ms(now - received_at),
+                    error=error.message,
+                )
             )
 
 
-def _ms(since: float, until: float | None) -> float | None:
-    return None if until is None else round((until - since) * 1e3, 3)
+def _ms(duration_s: float) -> float:
+    return round(duration_s * 1e3, 3)
+
+
+def _since(start: float, moment: float | None) -> float | None:
+    return None if moment is None else _ms(moment - start)

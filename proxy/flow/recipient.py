@@ -24,14 +24,17 @@ class Recipient(Sink, Protocol):
     def amend_with(self, amend: Amend | None) -> None:
         """Sets what is changed in the answer; before all of it."""
 
-    async def whole(self, head: ResponseHead, body: bytes) -> None:
-        """Takes an answer that is no stream."""
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """Takes an answer that is no stream; `caught_up` and `end` follow."""
+
+    async def caught_up(self) -> None:
+        """Waits for a client that is slow to take what it was given."""
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """A stream begins; `pause` and `resume` stop and go on with its reading."""
 
     def end(self) -> None:
-        """The stream has ended well."""
+        """The answer has ended well."""
 
     def broken(self, failure: Failure) -> None:
         """The stream broke off."""
@@ -70,13 +73,16 @@ class Direct:
         """Sets what is changed in the answer."""
         self._amend = amend
 
-    async def whole(self, head: ResponseHead, body: bytes) -> None:
-        """Answers, and waits for a client that is slow to take it."""
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """Answers."""
         if self._amend is not None:
             body = self._amend(body)
         self._reply.whole(head.status_line, head.passed_on, body)
-        await self._reply.drained()
-        self._reply.end()
+
+    async def caught_up(self) -> None:
+        """Waits for a slow client."""
+        if self._reply.paused:
+            await self._reply.drained()
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Opens the answer."""

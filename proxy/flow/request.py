@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 from proxy.errors import PdError
 
@@ -18,8 +19,7 @@ class Route(StrEnum):
     COMPLETIONS = "completions"
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
+class Intake(msgspec.Struct, frozen=True):
     """The few fields of a body that the proxy itself uses."""
 
     model: str | None
@@ -38,9 +38,8 @@ class Intake:
     """/generate only, where n > 1: the member as it came."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request of a client."""
+class Request(msgspec.Struct, frozen=True):
+    """One request of a client. A struct: a frozen dataclass takes ten times as long to be made."""
 
     route: Route
     request_line: bytes

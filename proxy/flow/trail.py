@@ -19,8 +19,15 @@ class Trail:
     prefill: str | None = None
     """Worker ids of the last attempt."""
     decode: str | None = None
-    rid: str | None = None
-    """The last attempt's, the same on both legs."""
+    rids: list[str] = field(default_factory=list)
+    """One for each attempt, the same on both legs."""
     room: int | None = None
     failures: list[Failure] = field(default_factory=list)
     outcome: Outcome = Outcome.INTERNAL
+
+    @property
+    def told(self) -> str | None:
+        """The failures in one line; None if there was none."""
+        if not self.failures:
+            return None
+        return "; ".join(f"{one.outcome.value}: {one.message[:200]}" for one in self.failures)

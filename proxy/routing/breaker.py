@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+FIRST_EPOCH = 0
+"""The permit of every breaker that has never opened."""
+
 
 class Settlement(Enum):
     """What an answer says of whom it came from."""
@@ -39,8 +42,13 @@ class Breaker:
         self._failures = 0
         self._open_until = 0.0
         self._on_trial = False
-        self._epoch = 0
+        self._epoch = FIRST_EPOCH
         self.closed = True
+
+    @property
+    def clean(self) -> bool:
+        """Whether it is closed and has no failure to remember."""
+        return self.closed and self._failures == 0
 
     def admits(self, now: float) -> bool:
         """Whether a request may go through. `now`: monotonic seconds."""

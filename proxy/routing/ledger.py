@@ -22,8 +22,8 @@ class Ledger:
         """
         if self.held_bytes + size_bytes > self.limit_bytes:
             raise Overloaded(
-                f"the proxy holds {self.held_bytes} bytes of requests and answers; {size_bytes} more would pass "
-                f"{self.limit_bytes} (setting limits.held_bytes)",
+                f"the proxy holds {self.held_bytes} bytes of requests and answers; {size_bytes} more do "
+                f"not fit into {self.limit_bytes} (setting limits.held_bytes)",
                 retry_after_s=5,
             )
         self.held_bytes += size_bytes

@@ -22,6 +22,7 @@ class Placement:
         "_pool",
         "decode",
         "decode_permit",
+        "edge",
         "edge_permit",
         "prefill",
         "prefill_permit",
@@ -34,14 +35,11 @@ class Placement:
         self._holds_prefill = self._holds_decode = True
         prefill.in_flight += 1
         decode.in_flight += 1
+        self.edge = (prefill.worker.worker_id, decode.worker.worker_id)
+        """The worker ids of prefill and decode."""
         self.prefill_permit = prefill.breaker.permit()
         self.decode_permit = decode.breaker.permit()
         self.edge_permit = pool.edge_permit(self.edge)
-
-    @property
-    def edge(self) -> tuple[str, str]:
-        """The worker ids of prefill and decode."""
-        return self.prefill.worker.worker_id, self.decode.worker.worker_id
 
     def release_prefill(self) -> None:
         """The prefill leg has ended."""

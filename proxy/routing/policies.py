@@ -26,6 +26,9 @@ class RoundRobin:
 
     def pick(self, candidates: Sequence[Member], now: float) -> Member:
         """The next in turn."""
+        # No choice is no turn: else every second request with one decode only would rob another of its.
+        if len(candidates) == 1:
+            return candidates[0]
         for _ in candidates:
             self._turn += 1
             member = candidates[self._turn % len(candidates)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from proxy.clock import Clock
 from proxy.errors import NoPair, UnknownModel
 from proxy.roster import Change, Pair, Role, Worker
-from proxy.routing.breaker import Breaker, Settlement
+from proxy.routing.breaker import FIRST_EPOCH, Breaker, Settlement
 from proxy.routing.group import Group, PoolRules
 from proxy.routing.lineup import Lineup, missing
 from proxy.routing.member import Member
@@ -30,7 +30,8 @@ class Pool:
         self._groups: dict[str | None, Group] = {}
         self._members: dict[str, Member] = {}
         self._edges: dict[Edge, Breaker] = {}  # only those that have failed
-        self._troubled = False
+        self._troubled = False  # whether any breaker is open
+        self._failed = False  # whether any breaker has a failure to remember
         self.on_room: Callable[[Group], None] = lambda group: None
         """Called when a request that might make room for a waiting one has ended."""
         self.on_join: Callable[[Worker], None] = lambda worker: None
@@ -141,15 +142,20 @@ class Pool:
             return
         if ok:
             member.last_ok_at = self._now()
+        member.probe_reason = reason
         if member.probe_ok is not ok:
             member.probe_ok = ok
-            member.probe_reason = reason
             self._changed(self._groups[member.worker.model])
 
     def settle(self, placement: Placement, role: Role | None, settlement: Settlement) -> None:
         """Takes in what an attempt proved: of one worker (its role), or of the edge (None)."""
         now = self._now()
         success = settlement is Settlement.SUCCESS
+        if success and not self._failed:
+            # Nobody has failed since all was well: nothing to forgive.
+            placement.prefill.last_ok_at = placement.decode.last_ok_at = now
+            return
+        self._failed = True
         for member, permit, its_role in (
             (placement.prefill, placement.prefill_permit, Role.PREFILL),
             (placement.decode, placement.decode_permit, Role.DECODE),
@@ -159,11 +165,12 @@ class Pool:
             said = settlement if success or role is its_role else Settlement.IGNORED
             self._settle(member.breaker, permit, said, now)
         said = settlement if success or role is None else Settlement.IGNORED
-        if placement.edge_permit is not None:
-            self._settle(self._edge(placement), placement.edge_permit, said, now)
-        elif said is Settlement.FAILURE:
-            breaker = self._edge(placement)
-            self._settle(breaker, breaker.permit(), said, now)
+        edge = self._edge(placement, said)
+        if edge is not None:
+            self._settle(edge, placement.edge_permit, said, now)
+        if success:
+            breakers = [member.breaker for member in self._members.values()]
+            self._failed = not all(breaker.clean for breaker in [*breakers, *self._edges.values()])
 
     def _settle(self, breaker: Breaker, permit: int, settlement: Settlement, now: float) -> None:
         was_closed = breaker.closed
@@ -177,12 +184,17 @@ class Pool:
             not breaker.closed for breaker in self._edges.values()
         )
 
-    def _edge(self, placement: Placement) -> Breaker:
+    def _edge(self, placement: Placement, said: Settlement) -> Breaker | None:
+        """The edge's breaker, made at its first failure; None for an edge that is fine or gone."""
+        prefill, decode = placement.edge
+        # A worker that has rejoined under the same id is another member: nothing old counts against it.
+        if self._members.get(prefill) is not placement.prefill:
+            return None
+        if self._members.get(decode) is not placement.decode:
+            return None
         breaker = self._edges.get(placement.edge)
-        if breaker is None:
-            breaker = Breaker(self._rules.breaker)
-            if self._members.get(placement.edge[0]) and self._members.get(placement.edge[1]):
-                self._edges[placement.edge] = breaker
+        if breaker is None and said is Settlement.FAILURE:
+            breaker = self._edges[placement.edge] = Breaker(self._rules.breaker)
         return breaker
 
     # --- which pair
@@ -219,7 +231,7 @@ class Pool:
             NoPair: nobody is there, fit and allowed to work together.
         """
         now = self._now()
-        lineup = self._lineup(group)
+        lineup = group.lineup or self._lineup(group)
         if not lineup.prefills:
             raise NoPair(missing(group.members.values(), lineup, group.model), retry_after_s=2)
         if not (lineup.capped or self._troubled or avoid):
@@ -261,10 +273,10 @@ class Pool:
 
     # --- the books; only a Placement calls these
 
-    def edge_permit(self, edge: Edge) -> int | None:
-        """A permit for an edge that has failed before; None for all others."""
+    def edge_permit(self, edge: Edge) -> int:
+        """A permit for an edge; of one that has not failed, for the breaker that it may get."""
         breaker = self._edges.get(edge)
-        return None if breaker is None else breaker.permit()
+        return FIRST_EPOCH if breaker is None else breaker.permit()
 
     def freed(self, member: Member) -> None:
         """A request has left a worker."""

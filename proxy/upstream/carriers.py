@@ -93,6 +93,11 @@ class Carriers:
         """Connections open now, busy and idle."""
         return sum(lane.open for lane in self._lanes.values())
 
+    @property
+    def idle(self) -> int:
+        """Connections kept for the next request."""
+        return sum(len(lane.idle) for lane in self._lanes.values())
+
     def reuse(self, worker: Worker) -> UpstreamConnection | None:
         """An idle connection that is young enough, or None."""
         lane = self._lanes.get(worker.url)

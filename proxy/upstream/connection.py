@@ -22,6 +22,9 @@ class Leg(Protocol):
     def on_head(self, head: ResponseHead) -> None:
         """The response head is here."""
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole answer at once, head and a body that is no event stream; nothing else follows."""
+
     def on_raw(self, data: bytes) -> None:
         """Whole events, still framed as whole chunks (only if `raw`)."""
 
@@ -155,6 +158,10 @@ class UpstreamConnection(asyncio.Protocol):
             if rest:
                 self._on_head_bytes(leg, rest)
             return
+        if head.content_length == len(rest) and not head.event_stream:
+            self._release(head.keep_alive)
+            leg.on_whole(head, rest)
+            return
         self._head = head
         leg.on_head(head)
         if self.leg is leg:
@@ -253,17 +260,21 @@ class UpstreamConnection(asyncio.Protocol):
         leg, head = self.leg, self._head
         assert leg is not None
         assert head is not None
-        self.leg = None
         self._head = None
         self._dechunker = None
         self._event_tail.clear()
+        self._release(head.keep_alive and not extra)
+        leg.on_end()
+
+    def _release(self, reusable: bool) -> None:
+        """The answer has ended: the connection is free for another, or closed."""
+        self.leg = None
         self.served += 1
         self.resume()
-        if head.keep_alive and not extra:
+        if reusable:
             self._on_idle(self)
         else:
             self.transport.abort()
-        leg.on_end()
 
     def _break(self, reason: str) -> None:
         leg, self.leg = self.leg, None

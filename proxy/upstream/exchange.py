@@ -61,12 +61,13 @@ class Exchange:
         "_seen_at",
         "_started_at",
         "_sweeper",
-        "_verdict",
+        "dispatched_at",
         "order",
         "placement",
         "prefill_failure",
         "rid",
         "room",
+        "verdict",
     )
 
     def __init__(
@@ -81,12 +82,15 @@ class Exchange:
         rules: ExchangeRules,
         loop: asyncio.AbstractEventLoop,
         on_prefill_over: Callable[[Exchange], None],
+        dispatched_at: float,
     ) -> None:
         self.order = order
         self.placement = placement
         self.room = room
         self.rid = rid
         """32 hex digits, the same on both legs."""
+        self.dispatched_at = dispatched_at
+        """Monotonic seconds."""
         self.prefill_failure: Failure | None = None
         """What prefill's leg told, also when it told it too late to matter."""
         self._carriers = carriers
@@ -97,7 +101,8 @@ class Exchange:
         self._phase = _Phase.WAITING
         self._started_at = self._seen_at = sweeper.now
         self._reads_seen = 0
-        self._verdict: asyncio.Future[Failure | None] = loop.create_future()
+        self.verdict: asyncio.Future[Failure | None] = loop.create_future()
+        """Done when the attempt has failed, or has something for the client (None)."""
         self._over: asyncio.Future[Failure | None] | None = None
         self._prefill_waiter: asyncio.Future[None] | None = None
         self._prefill = PrefillLeg(
@@ -113,32 +118,26 @@ class Exchange:
     async def dispatch(self) -> None:
         """Sends the request to both; a failure to connect becomes the verdict."""
         prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
-        connection = await self._connect(prefill)
+        carriers = self._carriers
+        connection = carriers.reuse(prefill) or await self._connect(prefill)
         if connection is not None:
             self._prefill.connection = connection
             connection.send(self._prefill, self.order.message(prefill, prefill, self.room, self.rid))
-            connection = await self._connect(decode)
+            connection = carriers.reuse(decode) or await self._connect(decode)
         if connection is not None:
             self._decode.connection = connection
             connection.send(self._decode, self.order.message(decode, prefill, self.room, self.rid))
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
-        reused = self._carriers.reuse(worker)
-        if reused is not None:
-            return reused
         try:
             connection = await self._carriers.connect(worker)
         except ConnectFailed as error:
             self._judged(Failure(Outcome.CONNECT, error.message, 503, worker.role, retry_after_s=2))
             return None
-        if self._verdict.done():
+        if self.verdict.done():
             connection.abort()
             return None
         return connection
-
-    async def verdict(self) -> Failure | None:
-        """Waits until the attempt has failed, or has something for the client (None)."""
-        return await self._verdict
 
     @property
     def head(self) -> ResponseHead:
@@ -199,19 +198,19 @@ class Exchange:
             self._phase = _Phase.DRAINING
             self._seen_at = self._sweeper.now
             return
-        self._prefill.abort()
         self._leave()
 
     def _leave(self) -> None:
         self._phase = _Phase.CLOSED
+        self._prefill.abort()
         self.placement.release_prefill()
         self._sweeper.members.discard(self)
 
     # --- what the legs and the sweeper call
 
     def _judged(self, failure: Failure | None) -> None:
-        if not self._verdict.done():
-            self._verdict.set_result(failure)
+        if not self.verdict.done():
+            self.verdict.set_result(failure)
 
     def _decode_over(self, failure: Failure | None) -> None:
         self.placement.release_decode()
@@ -236,9 +235,8 @@ class Exchange:
         """Looks at the deadlines."""
         if self._phase is _Phase.DRAINING:
             if now - self._seen_at > self._rules.drain_prefill_s:
-                self._prefill.abort()
                 self._leave()
-        elif not self._verdict.done():
+        elif not self.verdict.done():
             self._sweep_waiting(now)
         elif not self._decode.over:
             self._sweep_relaying(now)
@@ -268,7 +266,7 @@ class Exchange:
             message = f"nothing for {self._rules.between_chunks_s:g} s in the middle of the answer"
             failure = Failure(Outcome.STALL, message, 504, Role.DECODE)
             self._decode.abort()
-            if self._verdict.done():
+            if self.verdict.done():
                 self._decode_over(failure)
             else:
                 self._judged(failure)

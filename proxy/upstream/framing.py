@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from proxy.errors import UpstreamFailure
 
@@ -27,8 +27,7 @@ class FramingError(Exception):
     """A body that is not framed as its head says."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(msgspec.Struct, frozen=True):
     """A worker's response head, reduced to what framing and relaying need."""
 
     status: int
@@ -47,6 +46,43 @@ class ResponseHead:
         return self.status not in (204, 304) and self.content_length != 0
 
 
+# What a header line means to us. Plain numbers: this is looked at for every line of every answer.
+_PASSED_ON, _EVENT_STREAM, _CONTENT_LENGTH, _CHUNKED, _CLOSE, _KEEP_ALIVE, _DROPPED = range(7)
+_LINES: dict[
+    bytes, tuple[int, int]
+] = {}  # a worker's lines repeat: looking one up costs a tenth of reading it
+_MOST_LINES = 4096
+
+
+def _read_line(line: bytes) -> tuple[int, int]:
+    """A header line's kind, and its value if it is a length; remembered.
+
+    Raises:
+        ValueError: it is no header line.
+    """
+    name, colon, value = line.partition(b":")
+    name, value = name.lower(), value.strip().lower()
+    if not colon:
+        raise ValueError
+    kind, length = _PASSED_ON, 0
+    if name == b"content-length":
+        if not value.isdigit():
+            raise ValueError
+        kind, length = _CONTENT_LENGTH, int(value)
+    elif name == b"transfer-encoding":
+        kind = _CHUNKED if value.endswith(b"chunked") else _DROPPED
+    elif name == b"connection":
+        kind = _CLOSE if b"close" in value else _KEEP_ALIVE
+    elif name in _HOP_BY_HOP or name == b"x-request-id":
+        kind = _DROPPED
+    elif name == b"content-type" and b"text/event-stream" in value:
+        kind = _EVENT_STREAM
+    if len(_LINES) >= _MOST_LINES:
+        _LINES.clear()
+    _LINES[line] = kind, length
+    return kind, length
+
+
 def parse_head(head: bytes) -> ResponseHead:
     """Parses a response head that ends with an empty line.
 
@@ -55,41 +91,35 @@ def parse_head(head: bytes) -> ResponseHead:
     """
     lines = head.split(b"\r\n")
     status_line = lines[0]
+    content_length: int | None = None
+    chunked = event_stream = False
+    passed_on: list[bytes] = []
     try:
         if not status_line.startswith(b"HTTP/1."):
             raise ValueError
         status = int(status_line[9:12])
         keep_alive = status_line[7:8] != b"0"
-        content_length: int | None = None
-        chunked = event_stream = False
-        passed_on: list[bytes] = []
         for line in lines[1:-2]:
-            name, colon, value = line.partition(b":")
-            name = name.lower()
-            if not colon:
-                raise ValueError
-            if name == b"content-length":
-                content_length = int(value)
-            elif name == b"transfer-encoding":
-                chunked = value.strip().lower().endswith(b"chunked")
-            elif name == b"connection":
-                keep_alive = b"close" not in value.lower()
-            elif name not in _HOP_BY_HOP and name != b"x-request-id":
-                if name == b"content-type":
-                    event_stream = b"text/event-stream" in value
+            kind, length = _LINES.get(line) or _read_line(line)
+            if kind == _PASSED_ON:
                 passed_on.append(line)
+            elif kind == _EVENT_STREAM:
+                event_stream = True
+                passed_on.append(line)
+            elif kind == _CONTENT_LENGTH:
+                content_length = length
+            elif kind == _CHUNKED:
+                chunked = True
+            elif kind != _DROPPED:
+                keep_alive = kind == _KEEP_ALIVE
     except ValueError:
         raise UpstreamFailure(f"a worker answered with a malformed head: {head[:80]!r}") from None
     if passed_on:
         passed_on.append(b"")
+    if chunked:
+        content_length = None
     return ResponseHead(
-        status,
-        status_line,
-        b"\r\n".join(passed_on),
-        None if chunked else content_length,
-        chunked,
-        keep_alive,
-        event_stream,
+        status, status_line, b"\r\n".join(passed_on), content_length, chunked, keep_alive, event_stream
     )
 
 

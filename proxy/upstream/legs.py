@@ -16,6 +16,10 @@ from proxy.upstream.outcome import Failure, Outcome
 _LONGEST_ERROR = 65536
 
 
+def _nobody(failure: Failure | None) -> None:
+    """Hears what comes after the end."""
+
+
 class Sink(Protocol):
     """Where decode's answer goes once it has been judged good."""
 
@@ -81,6 +85,12 @@ class PrefillLeg:
         if head.status != 200 and not self._keep_limit:
             self._keep_limit = _LONGEST_ERROR
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """All at once."""
+        self.on_head(head)
+        self.on_body(body)
+        self.on_end()
+
     def on_raw(self, data: bytes) -> None:
         """Events: looked at only if they might tell of a failure, and only once."""
         if self.failure is None and (b'"error"' in data or b'"abort"' in data):
@@ -116,9 +126,14 @@ class PrefillLeg:
         self._on_over(failure)
 
     def abort(self) -> None:
-        """Closes the connection, which for SGLang is the abort; `on_over` is called no more."""
+        """Closes the connection, which for SGLang is the abort; nobody is called any more.
+
+        To be called at the end in any case: it also lets go of whoever was to be called, or each
+        attempt would stay, body and all, in a reference cycle until the garbage collector comes.
+        """
         connection, self.connection = self.connection, None
         self.over = True
+        self._on_over = _nobody
         if connection is not None:
             connection.abort()
 
@@ -186,6 +201,21 @@ class DecodeLeg:
         self.head = head
         self.reads += 1
         self.streaming = head.event_stream and head.status == 200
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """All at once."""
+        self.head = head
+        self.connection = None
+        self.over = True
+        self._held.append((False, body))
+        self._held_bytes = len(body)
+        try:
+            self._ledger.take(self._held_bytes)
+        except Overloaded as error:
+            self._held_bytes = 0
+            self._judged(Failure(Outcome.OVERLOADED, error.message, 503, Role.DECODE))
+        else:
+            self._judged(self._judge.whole(head.status, body))
 
     def on_raw(self, data: bytes) -> None:
         """The path of every token."""
@@ -277,9 +307,11 @@ class DecodeLeg:
         return held
 
     def abort(self) -> None:
-        """Closes the connection, which for SGLang is the abort; nobody is called any more."""
+        """As for prefill."""
         connection, self.connection = self.connection, None
         self.judged = self.over = True
         self._let_go()
+        self._sink = None
+        self._on_over = self._on_verdict = _nobody
         if connection is not None:
             connection.abort()

@@ -1,12 +1,14 @@
 """The proxy for tests, in this process: its objects can be looked into, its sockets are real.
 
-    async with start_engine(role="prefill") as p, start_engine(role="decode") as d, start_proxy([p], [d]) as proxy:
-        async with proxy.http.post("/generate", json={...}) as answer: ...
+async with start_engine(role="prefill") as p, start_engine(role="decode") as d, start_proxy([p], [d]) as proxy:
+    async with proxy.http.post("/generate", json={...}) as answer: ...
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -15,8 +17,10 @@ from typing import Any
 import aiohttp
 
 from proxy.app import Service
+from proxy.clock import SystemClock
 from proxy.roster import Change
 from proxy.settings import Settings
+from proxy.telemetry.logs import RequestLog
 from tests.support.engines import SimEngine
 
 START_S = 20.0
@@ -25,11 +29,17 @@ START_S = 20.0
 class Proxy:
     """A running proxy."""
 
-    def __init__(self, service: Service, http: aiohttp.ClientSession) -> None:
+    def __init__(self, service: Service, http: aiohttp.ClientSession, log: io.StringIO) -> None:
+        self._log = log
         self.service = service
         self.http = http
         self.port = service.ports[0]
         self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log lines of the requests so far."""
+        return [json.loads(line)["request"] for line in self._log.getvalue().splitlines()]
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A bare connection, for tests about bytes."""
@@ -98,14 +108,16 @@ async def start_proxy(
     engines = [*prefills, *decodes]
     merged = {"server": {"lame_duck_s": 0, "drain_s": 5}, **sections}
     merged["server"] = {"host": "127.0.0.1", "port": 0, **merged["server"]}
-    service = Service(Settings(**merged))  # type: ignore[arg-type]
+    log = io.StringIO()
+    request_log = RequestLog(True, False, log, SystemClock())
+    service = Service(Settings(**merged), request_log)  # type: ignore[arg-type]
     service.pool.apply([Change(one.worker.worker_id, one.worker) for one in engines])
     async with asyncio.TaskGroup() as group:
         running = group.create_task(service.run())
         try:
             await eventually(lambda: service.ports or running.done(), START_S)
             async with aiohttp.ClientSession(f"http://127.0.0.1:{service.ports[0]}") as http:
-                proxy = Proxy(service, http)
+                proxy = Proxy(service, http, log)
                 yield proxy
                 if ends_idle:
                     await eventually(lambda: proxy.idle, told=proxy.books)

@@ -1,0 +1,1 @@
+"""What users start, as they start it."""
