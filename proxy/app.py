@@ -158,13 +158,18 @@ class Service:
             clock=self.clock,
             metrics_exposition=self.metrics.exposition,
             readiness=self.unready,
-            abort_rid=lambda rid: abort(self.corridor.exchanges_of(rid), self.inquiries),
+            abort_rid=self._abort,
             version=version("pd-proxy"),
             started_at=self.clock.time(),
             admin_key=rules.revealed(server.admin_key),
             api_key=rules.revealed(server.api_key),
             own_addresses=(f"{server.metrics_host or server.host}:{server.metrics_port or server.port}",),
         )
+
+    async def _abort(self, rid: str) -> int:
+        """Aborts what a client started under its own rid; everything, the waiting too, for an empty one."""
+        dismissed = 0 if rid else self.admission.dismiss()
+        return dismissed + await abort(self.corridor.exchanges_of(rid), self.inquiries)
 
     def _control_protocol(self) -> asyncio.Protocol:
         assert self.control.server is not None

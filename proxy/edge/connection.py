@@ -34,7 +34,11 @@ _BODY = 1
 _SERVING = 2
 _LINGERING = 3
 """Throwing away what still comes."""
-_CLOSED = 4
+_CATCHING_UP = 4
+"""Answered, but the client has not taken it: the next request waits, or its answers would pile up."""
+_CLOSING = 5
+"""As good as closed, once the client has taken the rest."""
+_CLOSED = 6
 """Closed, or handed over."""
 
 
@@ -73,7 +77,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is on its way."""
-        return self._state in (_BODY, _SERVING) or bool(self._buffer)
+        return self._state in (_BODY, _SERVING, _CATCHING_UP, _CLOSING) or bool(self._buffer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has come."""
@@ -96,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
             self._read_head(self._buffer + data if self._buffer else data)
         elif state == _BODY:
             self._read_body(data)
-        elif state == _SERVING:
+        elif state in (_SERVING, _CATCHING_UP):
             self._buffer += data
             if len(self._buffer) > self._door.rules.pipelined_bytes:
                 self._transport.abort()
@@ -203,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
         serve = self._door.corridor.serve
         while True:
             await serve(request, reply)
-            if self._state == _CLOSED:
+            if self._state >= _CLOSING:
                 return
             if self._next is None:
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -241,18 +245,31 @@ class ClientConnection(asyncio.Protocol):
 
     def _replied(self, closes: bool) -> None:
         unread = self._body is None or not self._body.complete
+        behind = self._reply is not None and self._reply.paused
         self._end_request()
         if unread:
             self._linger()
         elif closes or self._door.leaving:
-            self._forget()
-            self._transport.close()
-        else:
-            self._state = _HEAD
+            self._close()
+        elif behind:
+            self._state = _CATCHING_UP
             self._since = self._door.sweeper.now
-            if self._buffer:
-                # Not from within the task that has just answered: it is not quite done.
-                asyncio.get_running_loop().call_soon(self._read_on)
+        else:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        self._state = _HEAD
+        self._since = self._door.sweeper.now
+        if self._buffer:
+            # Not from within the task that has just answered: it is not quite done.
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _close(self) -> None:
+        """Closes when all is written; who does not take it is cut in time."""
+        self._state = _CLOSING
+        self._since = self._door.sweeper.now
+        self._buffer = b""
+        self._transport.close()
 
     def _read_on(self) -> None:
         if self._state == _HEAD and self._buffer:
@@ -284,6 +301,11 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: it has caught up."""
         if self._reply is not None:
             self._reply.resume()
+        elif self._state == _CATCHING_UP:
+            if self._door.leaving:
+                self._close()
+            else:
+                self._await_next()
 
     def eof_received(self) -> None:
         """asyncio: the client sends no more. Half-closing counts as leaving; None closes the transport."""
@@ -294,10 +316,11 @@ class ClientConnection(asyncio.Protocol):
         self._gone()
 
     def _gone(self) -> None:
+        answered = self._state == _CLOSING
         if self._state == _CLOSED:
             return
         self._forget()
-        if self._task is not None:
+        if self._task is not None and not answered:
             self._task.cancel()
 
     def _forget(self) -> None:
@@ -340,7 +363,10 @@ class ClientConnection(asyncio.Protocol):
                         "the request's body did not arrive in time (settings limits.body_s, body_total_s)"
                     )
                 )
-        elif waited_s > _LINGER_S:
+        elif state == _LINGERING:
+            if waited_s > _LINGER_S:
+                self._transport.abort()
+        elif waited_s > rules.client_stall_s:
             self._transport.abort()
 
 

@@ -89,6 +89,8 @@ def read_intake(route: Route, body: bytes, largest_n: int) -> Intake:
         raise _wrong_type(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply to be read") from None
     if not 1 <= intake.n <= largest_n:
         raise BadRequest(f"n is {intake.n}; it must be from 1 to {largest_n}", param="n")
     return intake

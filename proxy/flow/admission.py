@@ -85,6 +85,13 @@ class Admission:
         finally:
             self._leave(group.model, waiter)
 
+    def dismiss(self) -> int:
+        """Sends everybody away who waits; says how many that were."""
+        waiting = [one for queue in self._queues.values() for one in queue if not one.place.done()]
+        for waiter in waiting:
+            waiter.place.set_exception(Overloaded("aborted while it waited for a worker"))
+        return len(waiting)
+
     def _leave(self, model: str | None, waiter: _Waiter) -> None:
         self.waiting -= 1
         queue = self._queues.get(model)

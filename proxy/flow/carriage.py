@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.clock import Clock, Sleep
 from proxy.flow.admission import Admission
@@ -98,6 +98,8 @@ class Carriage:
                     failure = await self._relay(exchange, recipient)
                     served = failure is None
                     return failure
+                if exchange.aborted:
+                    failure = replace(failure, outcome=Outcome.ABORTED)
                 self._failed(exchange, failure, trail)
             finally:
                 self.live.pop(exchange.rid, None)

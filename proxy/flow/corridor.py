@@ -68,7 +68,10 @@ class Corridor:
         self._journal.refused(route, request_id, reply, error, received_at)
 
     def exchanges_of(self, rid: str) -> Iterator[Exchange]:
-        """The attempts on their way for a client's own rid, or for one that was minted here."""
+        """The attempts on their way for a client's own rid, or for one minted here; all for an empty one."""
+        if not rid:
+            yield from tuple(self._carriage.live.values())
+            return
         minted = {one for trail in self._own_rids.get(rid, ()) for one in trail.rids} | {rid}
         for one in minted:
             exchange = self._carriage.live.get(one)
@@ -88,16 +91,19 @@ class Corridor:
         else:
             order = _order(request, b"", raw=reply.takes_chunks)
             itl = self._journal.figures(request.route).itl
-            recipient = Direct(reply, as_events, itl, self._means.clock.monotonic)
+            told = trail if self._report_attempts else None
+            recipient = Direct(reply, as_events, itl, self._means.clock.monotonic, told)
             failure = await self._carriage.carry(order, group, recipient, request.intake.rid, trail)
         trail.outcome = Outcome.OK if failure is None else failure.outcome
         if failure is not None and not reply.opened:
+            if self._report_attempts:
+                reply.extra_headers.append(trail.attempts_line)
             self._report(reply, failure, trail)
 
     async def _fan_out(self, request: Request, reply: Reply, group: Group, trail: Trail) -> Failure | None:
         generate = request.route is Route.GENERATE
         order = _order(request, one_answer(request.intake, generate), raw=False)
-        merger = Merger(reply, request.intake.n, generate)
+        merger = Merger(reply, request.intake.n, generate, trail if self._report_attempts else None)
 
         async def carry(number: int) -> None:
             failure = await self._carriage.carry(
@@ -116,7 +122,11 @@ class Corridor:
             if reply.opened:
                 merger.broken(failure)
         except* PdError as failed:
-            raise _first(failed) from None
+            error = _first(failed)
+            if not reply.opened:
+                raise error from None
+            failure = Failure(_outcome_of(error), error.message, error.status)
+            merger.broken(failure)
         return failure
 
     def _report(self, reply: Reply, failure: Failure, trail: Trail) -> None:

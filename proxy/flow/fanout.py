@@ -25,6 +25,7 @@ from proxy.flow.events import (
 from proxy.flow.farewell import DONE, as_events
 from proxy.flow.recipient import Amend
 from proxy.flow.request import Intake, Reply
+from proxy.flow.trail import Trail
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.outcome import Failure
 
@@ -47,8 +48,10 @@ def _with_n(sampling: bytes | msgspec.Raw) -> bytes:
 class Merger:
     """Collects the branches' answers and writes one."""
 
-    def __init__(self, reply: Reply, n: int, generate: bool) -> None:
+    def __init__(self, reply: Reply, n: int, generate: bool, trail: Trail | None) -> None:
+        """`trail`: whose attempts the client is told of, those of all branches; None: it is not."""
         self._reply = reply
+        self._trail = trail
         self._n = n
         self._generate = generate
         self._wholes: list[bytes | None] = [None] * n
@@ -73,6 +76,10 @@ class Merger:
         """The recipient of the branch `number`, from 0."""
         return Branch(self, number)
 
+    def _tell_attempts(self) -> None:
+        if self._trail is not None:
+            self._reply.extra_headers.append(self._trail.attempts_line)
+
     # --- streams
 
     def opened(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
@@ -80,12 +87,15 @@ class Merger:
         self._pauses.append(pause)
         self._resumes.append(resume)
         if not self._reply.opened:
+            self._tell_attempts()
             self._reply.open(head.status_line, head.passed_on)
         if self._reply.paused:
             pause()
 
     def events(self, number: int, events: bytes) -> None:
         """Events of a branch: re-numbered, and without its end."""
+        if self._reply.ended:
+            return  # another branch broke off, and this one does not know yet
         out = map_events(events.replace(DONE, b""), lambda data: self._renumber(number, data))
         # A usage chunk is kept back: there is one for all, at the end.
         out = out.replace(b"data: \n\n", b"")
@@ -152,6 +162,7 @@ class Merger:
         if len(bodies) < self._n:
             return
         merged = self._merge_generated(bodies) if self._generate else self._merge_completed(bodies)
+        self._tell_attempts()
         self._reply.whole(head.status_line, head.passed_on, merged)
 
     def _merge_generated(self, bodies: list[bytes]) -> bytes:

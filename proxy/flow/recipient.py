@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.flow.request import Reply
+from proxy.flow.trail import Trail
 from proxy.telemetry.histogram import Histogram
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.legs import Sink
@@ -44,7 +45,7 @@ class Direct:
     """The client itself."""
 
     takes_oversize = True
-    __slots__ = ("_amend", "_farewell", "_itl", "_last", "_now", "_reply", "_streams_events")
+    __slots__ = ("_amend", "_farewell", "_itl", "_last", "_now", "_reply", "_streams_events", "_trail")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Direct:
         farewell: Callable[[Failure], bytes],
         itl: Histogram,
         now: Callable[[], float],
+        trail: Trail | None,
     ) -> None:
         """Makes a recipient.
 
@@ -60,8 +62,10 @@ class Direct:
             farewell: makes the events that end a broken stream in the route's own form.
             itl: observes the time between reads, s.
             now: monotonic seconds.
+            trail: whose attempts the client is told of; None: it is not.
         """
         self._reply = reply
+        self._trail = trail
         self._farewell = farewell
         self._itl = itl
         self._now = now
@@ -77,6 +81,8 @@ class Direct:
         """Answers."""
         if self._amend is not None:
             body = self._amend(body)
+        if self._trail is not None:
+            self._reply.extra_headers.append(self._trail.attempts_line)
         self._reply.whole(head.status_line, head.passed_on, body)
 
     async def caught_up(self) -> None:
@@ -88,9 +94,13 @@ class Direct:
         """Opens the answer."""
         self._last = self._now()
         self._streams_events = head.event_stream
+        if self._trail is not None:
+            self._reply.extra_headers.append(self._trail.attempts_line)
         self._reply.open(head.status_line, head.passed_on)
         self._reply.on_pause = pause
         self._reply.on_resume = resume
+        if self._reply.paused:
+            pause()  # the head alone was too much for the client
 
     def raw(self, data: bytes) -> None:
         """The path of every token."""

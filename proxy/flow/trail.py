@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from proxy.upstream.outcome import Failure, Outcome
 
+_ONE_ATTEMPT = b"X-PD-Attempts: 1\r\n"
+
 
 @dataclass(slots=True)
 class Trail:
@@ -24,6 +26,11 @@ class Trail:
     room: int | None = None
     failures: list[Failure] = field(default_factory=list)
     outcome: Outcome = Outcome.INTERNAL
+
+    @property
+    def attempts_line(self) -> bytes:
+        """The header line that tells a client how many attempts its answer took."""
+        return _ONE_ATTEMPT if self.attempts == 1 else b"X-PD-Attempts: %d\r\n" % self.attempts
 
     @property
     def told(self) -> str | None:

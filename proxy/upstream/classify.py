@@ -71,6 +71,8 @@ _decode_generate = msgspec.json.Decoder(_GenerateEvent).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_openai = msgspec.json.Decoder(_OpenAIEvent).decode
 _decode_error = msgspec.json.Decoder(_Error).decode
+# Nested too deeply: msgspec gives up where Python's own stack would end.
+_UNREADABLE = (msgspec.DecodeError, RecursionError)
 
 Verdict = Failure | bool
 """A failure; True: a token, or a good end; False: nothing yet, wait for the next event."""
@@ -87,7 +89,7 @@ def judge_error(status: int, body: bytes, role: Role) -> Failure:
         return Failure(Outcome.REJECTED, message, 503, role, retry_after_s=1)
     if 400 <= status < 500 and status not in _OURS_TO_RETRY and _DUPLICATE_RID not in body:
         return Failure(Outcome.BAD_REQUEST, message, status, role, body)
-    return Failure(Outcome.ENGINE_ERROR, message, 502 if status < 500 else status, role)
+    return Failure(Outcome.ENGINE_ERROR, message, status if 500 <= status <= 599 else 502, role)
 
 
 class Judge:
@@ -130,7 +132,7 @@ class Judge:
             if self._generate:
                 return self._generated(event, _decode_generate(event))
             return self._completed(event, _decode_openai(event))
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return True
 
     def whole(self, status: int, body: bytes) -> Failure | None:
@@ -144,7 +146,7 @@ class Judge:
             return None
         try:
             answers = _decode_raws(body) if body[:1] == b"[" else [msgspec.Raw(body)]
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return None
         for answer in answers:
             verdict = self.event(bytes(answer))
@@ -191,6 +193,6 @@ class Judge:
     def _error_event(self, event: bytes, error: bytes) -> Failure:
         try:
             status = int(_decode_error(error).code or 500)
-        except (msgspec.DecodeError, ValueError):
+        except (*_UNREADABLE, ValueError):
             status = 500
         return judge_error(status, event, self._role)

@@ -61,6 +61,7 @@ class Exchange:
         "_seen_at",
         "_started_at",
         "_sweeper",
+        "aborted",
         "dispatched_at",
         "order",
         "placement",
@@ -91,6 +92,8 @@ class Exchange:
         """32 hex digits, the same on both legs."""
         self.dispatched_at = dispatched_at
         """Monotonic seconds."""
+        self.aborted = False
+        """Whether /abort_request has hit it: what comes of that is no failure to retry."""
         self.prefill_failure: Failure | None = None
         """What prefill's leg told, also when it told it too late to matter."""
         self._carriers = carriers

@@ -46,43 +46,6 @@ class ResponseHead(msgspec.Struct, frozen=True):
         return self.status not in (204, 304) and self.content_length != 0
 
 
-# What a header line means to us. Plain numbers: this is looked at for every line of every answer.
-_PASSED_ON, _EVENT_STREAM, _CONTENT_LENGTH, _CHUNKED, _CLOSE, _KEEP_ALIVE, _DROPPED = range(7)
-_LINES: dict[
-    bytes, tuple[int, int]
-] = {}  # a worker's lines repeat: looking one up costs a tenth of reading it
-_MOST_LINES = 4096
-
-
-def _read_line(line: bytes) -> tuple[int, int]:
-    """A header line's kind, and its value if it is a length; remembered.
-
-    Raises:
-        ValueError: it is no header line.
-    """
-    name, colon, value = line.partition(b":")
-    name, value = name.lower(), value.strip().lower()
-    if not colon:
-        raise ValueError
-    kind, length = _PASSED_ON, 0
-    if name == b"content-length":
-        if not value.isdigit():
-            raise ValueError
-        kind, length = _CONTENT_LENGTH, int(value)
-    elif name == b"transfer-encoding":
-        kind = _CHUNKED if value.endswith(b"chunked") else _DROPPED
-    elif name == b"connection":
-        kind = _CLOSE if b"close" in value else _KEEP_ALIVE
-    elif name in _HOP_BY_HOP or name == b"x-request-id":
-        kind = _DROPPED
-    elif name == b"content-type" and b"text/event-stream" in value:
-        kind = _EVENT_STREAM
-    if len(_LINES) >= _MOST_LINES:
-        _LINES.clear()
-    _LINES[line] = kind, length
-    return kind, length
-
-
 def parse_head(head: bytes) -> ResponseHead:
     """Parses a response head that ends with an empty line.
 
@@ -100,27 +63,33 @@ def parse_head(head: bytes) -> ResponseHead:
         status = int(status_line[9:12])
         keep_alive = status_line[7:8] != b"0"
         for line in lines[1:-2]:
-            kind, length = _LINES.get(line) or _read_line(line)
-            if kind == _PASSED_ON:
-                passed_on.append(line)
-            elif kind == _EVENT_STREAM:
-                event_stream = True
-                passed_on.append(line)
-            elif kind == _CONTENT_LENGTH:
-                content_length = length
-            elif kind == _CHUNKED:
-                chunked = True
-            elif kind != _DROPPED:
-                keep_alive = kind == _KEEP_ALIVE
+            name, colon, value = line.partition(b":")
+            name = name.lower()
+            if not colon:
+                raise ValueError
+            if name == b"content-length":
+                content_length = _length(value.strip())
+            elif name == b"transfer-encoding":
+                chunked = value.strip().lower().endswith(b"chunked")
+            elif name == b"connection":
+                keep_alive = b"close" not in value.lower()
+            elif name not in _HOP_BY_HOP and name != b"x-request-id":
+                event_stream |= name == b"content-type" and b"text/event-stream" in value.lower()
+                passed_on.append(line + b"\r\n")
     except ValueError:
         raise UpstreamFailure(f"a worker answered with a malformed head: {head[:80]!r}") from None
-    if passed_on:
-        passed_on.append(b"")
     if chunked:
         content_length = None
     return ResponseHead(
-        status, status_line, b"\r\n".join(passed_on), content_length, chunked, keep_alive, event_stream
+        status, status_line, b"".join(passed_on), content_length, chunked, keep_alive, event_stream
     )
+
+
+def _length(value: bytes) -> int:
+    # int() alone would accept signs and underscores.
+    if not value.isdigit():
+        raise ValueError
+    return int(value)
 
 
 class Dechunker:

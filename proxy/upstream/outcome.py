@@ -30,6 +30,8 @@ class Outcome(StrEnum):
     STALL = "stall"
     """Too long without a byte in the middle of a stream."""
     EMPTY = "empty"
+    ABORTED = "aborted"
+    """A client's own /abort_request, before the first token."""
     ABORTED_BY_ENGINE = "aborted_by_engine"
     LENGTH_ZERO = "length_zero"
     """`length` with no token at all: a failure told as success."""
@@ -42,13 +44,20 @@ class Outcome(StrEnum):
     INTERNAL = "internal"
 
 
-_FINAL = frozenset([Outcome.BAD_REQUEST, Outcome.DEADLINE])
+_FINAL = frozenset([Outcome.BAD_REQUEST, Outcome.DEADLINE, Outcome.ABORTED])
 _OF_THE_EDGE = frozenset(
     # 0.5.2 shows a failed transfer as a truncated body, so that too belongs to the edge.
     [Outcome.KV_TRANSFER, Outcome.KV_BOOTSTRAP, Outcome.TRUNCATED, Outcome.FIRST_TOKEN_TIMEOUT]
 )
 _NOBODYS = frozenset(
-    [Outcome.BAD_REQUEST, Outcome.REJECTED, Outcome.STALE_CONNECTION, Outcome.DEADLINE, Outcome.CLIENT_GONE]
+    [
+        Outcome.BAD_REQUEST,
+        Outcome.REJECTED,
+        Outcome.STALE_CONNECTION,
+        Outcome.DEADLINE,
+        Outcome.CLIENT_GONE,
+        Outcome.ABORTED,
+    ]
 )
 
 

@@ -39,7 +39,7 @@ class Proxy:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """The log lines of the requests so far."""
-        return [json.loads(line)["request"] for line in self._log.getvalue().splitlines()]
+        return [json.loads(line) for line in self._log.getvalue().splitlines()]
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A bare connection, for tests about bytes."""

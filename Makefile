@@ -1,0 +1,62 @@
+# Everything a developer or a CI machine runs. `make help` lists it.
+# Needs: make, bash, and Python 3.11 or newer with its venv module.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Empty: the newest of python3.13, python3.12, python3.11, python3 that is at least 3.11.
+PYTHON ?=
+# Where `make run` listens.
+HOST = 127.0.0.1
+PORT ?= 30000
+# More words for pytest, as in `make test ARGS="tests/unit -k splice"`; for bench and run likewise.
+ARGS =
+
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of:"
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the environment in .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml deploy/local/venv.sh
+	@deploy/local/venv.sh "$(VENV)" $(PYTHON)
+
+ifneq ($(PYTHON),)
+# An environment may be ready, but with another Python than the one asked for.
+$(READY): ask-again
+endif
+
+run: $(READY) ## start etcd, two simulated prefills and decodes, and the proxy on :30000 (PORT=, HOST=)
+	@exec $(BIN)/python -m deploy.local.run --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(READY) ## run all the tests but the long ones
+	@exec $(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-e2e: $(READY) ## run the long tests: real clients at 512 at once, minutes without etcd, chaos
+	@exec $(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(READY) ## lint, formatting, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## format the code, and mend what the linter can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## measure the proxy beside sglang-router, on the same stub engines
+	@exec $(BIN)/python -m bench $(ARGS)
+
+lock: ## write requirements.lock anew from pyproject.toml, keeping its pins (ARGS=--upgrade to move them)
+	@deploy/local/lock.sh $(ARGS)
+
+clean: ## remove the environment, caches and build results
+	rm -rf "$(VENV)" build dist bench/build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find proxy workers bench deploy tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: ask-again help setup run test test-e2e check format bench lock clean

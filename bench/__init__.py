@@ -1,0 +1,1 @@
+"""The proxy measured beside sglang-router: see README.md in this folder."""

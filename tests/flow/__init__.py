@@ -1,0 +1,1 @@
+"""What a request experiences, from a client to a pair and back: the real proxy, simulated engines."""
