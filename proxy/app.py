@@ -96,6 +96,7 @@ class Service:
         self.sweeper = Sweeper(clock.monotonic)
         self.ledger = Ledger(settings.limits.held_bytes)
         self.carriers = Carriers(rules.carriers(settings), loop)
+        self.sweeper.members.add(self.carriers)
         self.admission = Admission(self.pool, rules.admission(settings), loop)
         self.inquiries = Inquiries(rules.revealed(settings.upstream.api_key), settings.upstream.connect_s)
         self.probes = Probes(rules.probes(settings), self.pool, self.inquiries, clock, rng)
@@ -216,6 +217,7 @@ class Service:
         return {kind: float(count) for kind, count in kinds.items()}
 
     def _joined(self, worker: Worker) -> None:
+        self.probes.wake()
         warning = unequal_tp(member.worker for member in self.pool.members())
         if warning != self._told_of_tp:
             self._told_of_tp = warning

@@ -12,7 +12,7 @@ from typing import cast
 from proxy.edge.body import Body
 from proxy.edge.door import Door
 from proxy.edge.handover import hand_over
-from proxy.edge.head import RequestHead, parse_head
+from proxy.edge.head import RequestHead
 from proxy.edge.intake import read_intake
 from proxy.edge.reply import Reply
 from proxy.errors import BadRequest, HeadTooLarge, Overloaded, PdError, SlowClient, Unauthorized
@@ -131,11 +131,15 @@ class ClientConnection(asyncio.Protocol):
                 raise HeadTooLarge(
                     f"the request's head has {end} bytes, over the limit (setting limits.head_bytes)"
                 )
-            self._head = head = parse_head(data[:end], self._door.rules.head)
+            self._head, length = self._door.heads.read(data[:end])
+            head = self._head
             if not self._door.admits(head.authorization):
                 raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
             self._body = body = Body(
-                head.content_length, head.chunked, self._door.rules.body_bytes, self._door.ledger
+                head.content_length if length is None else length,
+                head.chunked,
+                self._door.rules.body_bytes,
+                self._door.ledger,
             )
         except PdError as error:
             self._refuse(error, route)
@@ -180,11 +184,10 @@ class ClientConnection(asyncio.Protocol):
         self._state = _SERVING
         request_id = head.request_id or door.new_request_id()
         id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
-        head.passed_on.append(id_line)
         request = Request(
             route=route,
             request_line=b"POST %b HTTP/1.1\r\n" % head.target,
-            headers=b"".join(head.passed_on),
+            headers=head.passed_on + id_line,
             body=joined,
             intake=intake,
             model=intake.model or head.model,

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.clock import Clock
-from proxy.edge.head import HeadRules
+from proxy.edge.head import HeadRules, RequestHead, parse_head
 from proxy.errors import PdError
 from proxy.flow.request import Reply, Request, Route
 from proxy.routing.ledger import Ledger
 from proxy.upstream.sweeper import Sweeper
+from proxy.upstream.templates import Templates
 
 if TYPE_CHECKING:
     from proxy.edge.connection import ClientConnection
@@ -87,6 +88,7 @@ class Door:
         self.spawn = spawn
         self.control_protocol = control_protocol
         self.connections: set[ClientConnection] = set()
+        self.heads: Templates[RequestHead] = Templates(lambda head: parse_head(head, rules.head))
         self.leaving = False
         """Whether every answer is its connection's last one."""
 

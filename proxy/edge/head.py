@@ -45,7 +45,7 @@ class HeadRules:
     """Sent to the workers in the place of the client's own Authorization."""
 
 
-class RequestHead(msgspec.Struct):
+class RequestHead(msgspec.Struct, frozen=True):
     """What the client's head says."""
 
     method: bytes
@@ -53,9 +53,10 @@ class RequestHead(msgspec.Struct):
     http10: bool
     keep_alive: bool
     content_length: int | None
+    """Of the head that was parsed; another of the same kind may have another."""
     chunked: bool
     expects_continue: bool
-    passed_on: list[bytes]
+    passed_on: bytes
     """Header lines that go on to the workers, each with its line's end."""
     request_id: str | None
     model: str | None
@@ -99,67 +100,89 @@ def parse_head(head: bytes, rules: HeadRules) -> RequestHead:
     version = parser.get_http_version()
     if version not in ("1.0", "1.1"):
         raise BadRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
-    parsed = RequestHead(
+    read = _read_headers(headers, rules)
+    if not read.has_host and version == "1.1":
+        raise BadRequest("the request has no Host header")
+    return RequestHead(
         method=parser.get_method(),
         target=collector.target,
         http10=version == "1.0",
         keep_alive=parser.should_keep_alive(),
-        content_length=None,
-        chunked=False,
-        expects_continue=False,
-        passed_on=[],
-        request_id=None,
-        model=None,
-        authorization=None,
+        content_length=read.content_length,
+        chunked=read.chunked,
+        expects_continue=read.expects_continue,
+        passed_on=b"".join(read.passed_on),
+        request_id=read.request_id,
+        model=read.model,
+        authorization=read.authorization,
     )
-    _read_headers(parsed, headers, rules)
-    return parsed
 
 
-def _read_headers(parsed: RequestHead, headers: list[tuple[bytes, bytes]], rules: HeadRules) -> None:
-    passed_on = parsed.passed_on
+class _Headers:
+    """What the headers say, as it is found."""
+
+    __slots__ = (
+        "authorization",
+        "chunked",
+        "content_length",
+        "expects_continue",
+        "has_host",
+        "model",
+        "passed_on",
+        "request_id",
+    )
+
+    def __init__(self) -> None:
+        self.authorization: bytes | None = None
+        self.chunked = self.expects_continue = self.has_host = False
+        self.content_length: int | None = None
+        self.model: str | None = None
+        self.passed_on: list[bytes] = []
+        self.request_id: str | None = None
+
+
+def _read_headers(headers: list[tuple[bytes, bytes]], rules: HeadRules) -> _Headers:
+    read = _Headers()
     named_by_connection: frozenset[bytes] = frozenset()
     request_ids: dict[bytes, bytes] = {}
-    has_host = False
     for original, value in headers:
         name = original.lower()
         if name in rules.request_id_headers:
             request_ids.setdefault(name, value)
         if name not in _NOT_PASSED_ON:
             if name == rules.model_header:
-                parsed.model = value.decode("latin-1")
+                read.model = value.decode("latin-1")
             elif name == b"authorization":
-                parsed.authorization = value
+                read.authorization = value
                 if rules.worker_authorization is not None:
                     continue
-            passed_on.append(b"%b: %b\r\n" % (original, value))
+            read.passed_on.append(b"%b: %b\r\n" % (original, value))
         elif name == b"content-length":
-            parsed.content_length = int(value)
+            read.content_length = int(value)
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked":
                 raise BadRequest(
                     f"transfer coding {value.decode('latin-1')!r} is not understood; only chunked is"
                 )
-            parsed.chunked = True
+            read.chunked = True
         elif name == b"expect":
-            parsed.expects_continue = value.lower() == b"100-continue"
+            read.expects_continue = value.lower() == b"100-continue"
         elif name == b"host":
-            has_host = True
+            read.has_host = True
         elif name == b"connection":
             named = frozenset(option.strip() for option in value.lower().split(b","))
             named_by_connection |= named - {b"keep-alive", b"close", b"upgrade"}
-    if not has_host and not parsed.http10:
-        raise BadRequest("the request has no Host header")
     if named_by_connection:
-        parsed.passed_on = [
-            line for line in passed_on if line.partition(b":")[0].lower() not in named_by_connection
+        read.passed_on = [
+            line for line in read.passed_on if line.partition(b":")[0].lower() not in named_by_connection
         ]
     if rules.worker_authorization is not None:
-        parsed.passed_on.append(b"Authorization: %b\r\n" % rules.worker_authorization)
+        read.passed_on.append(b"Authorization: %b\r\n" % rules.worker_authorization)
     for name in rules.request_id_headers:
         if name in request_ids:
-            parsed.request_id = acceptable_request_id(request_ids[name])
+            read.request_id = acceptable_request_id(request_ids[name])
             break
+    return read
 
 
 def acceptable_request_id(value: bytes) -> str | None:

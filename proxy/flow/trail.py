@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from proxy.upstream.outcome import Failure, Outcome
 
 _ONE_ATTEMPT = b"X-PD-Attempts: 1\r\n"
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(msgspec.Struct):
     """Mutable while the request runs; one a request, shared by its branches."""
 
     received_at: float
@@ -21,10 +20,10 @@ class Trail:
     prefill: str | None = None
     """Worker ids of the last attempt."""
     decode: str | None = None
-    rids: list[str] = field(default_factory=list)
+    rids: list[str] = []
     """One for each attempt, the same on both legs."""
     room: int | None = None
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[Failure] = []
     outcome: Outcome = Outcome.INTERNAL
 
     @property

@@ -103,7 +103,11 @@ class Carriers:
         lane = self._lanes.get(worker.url)
         if lane is None or not lane.idle:
             return None
-        return lane.freshest(self._loop.time() - self._rules.idle_reuse_s)
+        connection = lane.idle[-1]
+        oldest = self._loop.time() - self._rules.idle_reuse_s
+        if connection.idle_since >= oldest and not connection.transport.is_closing():
+            return lane.idle.pop()
+        return lane.freshest(oldest)
 
     async def connect(self, worker: Worker) -> UpstreamConnection:
         """Opens a connection.

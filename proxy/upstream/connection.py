@@ -8,9 +8,12 @@ from typing import Protocol, cast
 
 from proxy.errors import UpstreamFailure
 from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, parse_head, whole_chunks
+from proxy.upstream.templates import Templates
 
 _LONGEST_HEAD = 65536
 _LONGEST_EVENT = 64 * 1024 * 1024  # why: an event with logprobs of a long prompt has tens of MB
+
+_heads = Templates(parse_head)
 
 
 class Leg(Protocol):
@@ -152,30 +155,32 @@ class UpstreamConnection(asyncio.Protocol):
                 raise FramingError("the response head is too long")
             self._keep(data, len(data) + 1)
             return
-        head = parse_head(data[: end + 4])
+        head, length = _heads.read(data[: end + 4])
         rest = data[end + 4 :]
         if head.status < 200:
             if rest:
                 self._on_head_bytes(leg, rest)
             return
-        if head.content_length == len(rest) and not head.event_stream:
+        if length is None or head.chunked:
+            length = head.content_length
+        if length == len(rest) and not head.event_stream:
             self._release(head.keep_alive)
             leg.on_whole(head, rest)
             return
         self._head = head
         leg.on_head(head)
         if self.leg is leg:
-            self._on_first_body_bytes(leg, head, rest)
+            self._on_first_body_bytes(leg, head, length, rest)
 
-    def _on_first_body_bytes(self, leg: Leg, head: ResponseHead, rest: bytes) -> None:
-        if not head.has_body:
+    def _on_first_body_bytes(self, leg: Leg, head: ResponseHead, length: int | None, rest: bytes) -> None:
+        if length == 0 or head.status in (204, 304):
             self._finish(rest)
             return
         self._event_tail.clear()
         if not head.chunked:
             # Without a length the body lasts until the connection's end, and no end is a clean one:
             # HTTP/1.0 knows no other, but SGLang never answers so.
-            self._left = head.content_length
+            self._left = length
             self._body = UpstreamConnection._on_length
         elif leg.raw and head.event_stream:
             self._body = UpstreamConnection._on_raw

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from proxy.roster import Role, Worker
 from proxy.routing.ledger import Ledger
@@ -34,11 +33,8 @@ class ExchangeRules:
     answer_bytes: int = 64 * 1024 * 1024
 
 
-class _Phase(Enum):
-    WAITING = "waiting"
-    RELAYING = "relaying"
-    DRAINING = "draining"
-    CLOSED = "closed"
+# An attempt's phase. Plain numbers: an enum's members cost a look-up each.
+_WAITING, _RELAYING, _DRAINING, _CLOSED = range(4)
 
 
 class Exchange:
@@ -101,7 +97,7 @@ class Exchange:
         self._rules = rules
         self._loop = loop
         self._on_prefill_over = on_prefill_over
-        self._phase = _Phase.WAITING
+        self._phase = _WAITING
         self._started_at = self._seen_at = sweeper.now
         self._reads_seen = 0
         self.verdict: asyncio.Future[Failure | None] = loop.create_future()
@@ -121,15 +117,16 @@ class Exchange:
     async def dispatch(self) -> None:
         """Sends the request to both; a failure to connect becomes the verdict."""
         prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
-        carriers = self._carriers
+        carriers, order = self._carriers, self.order
+        tail = order.tail(prefill, self.room, self.rid)
         connection = carriers.reuse(prefill) or await self._connect(prefill)
         if connection is not None:
             self._prefill.connection = connection
-            connection.send(self._prefill, self.order.message(prefill, prefill, self.room, self.rid))
+            connection.send(self._prefill, order.message(prefill, tail))
             connection = carriers.reuse(decode) or await self._connect(decode)
         if connection is not None:
             self._decode.connection = connection
-            connection.send(self._decode, self.order.message(decode, prefill, self.room, self.rid))
+            connection.send(self._decode, order.message(decode, tail))
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:
@@ -155,7 +152,7 @@ class Exchange:
 
     def relay_to(self, sink: Sink) -> None:
         """From now on `sink` gets decode's answer, what has come so far first."""
-        self._phase = _Phase.RELAYING
+        self._phase = _RELAYING
         self._seen_at = self._sweeper.now
         self._decode.relay_to(sink)
 
@@ -198,13 +195,13 @@ class Exchange:
         self._decode.abort()
         self.placement.release_decode()
         if served and not self._prefill.over:
-            self._phase = _Phase.DRAINING
+            self._phase = _DRAINING
             self._seen_at = self._sweeper.now
             return
         self._leave()
 
     def _leave(self) -> None:
-        self._phase = _Phase.CLOSED
+        self._phase = _CLOSED
         self._prefill.abort()
         self.placement.release_prefill()
         self._sweeper.members.discard(self)
@@ -227,7 +224,7 @@ class Exchange:
         self.prefill_failure = failure
         self._seen_at = self._sweeper.now
         self._on_prefill_over(self)
-        if self._phase is _Phase.DRAINING:
+        if self._phase == _DRAINING:
             self._leave()
         elif failure is not None:
             self._judged(failure)
@@ -236,7 +233,7 @@ class Exchange:
 
     def sweep(self, now: float) -> None:
         """Looks at the deadlines."""
-        if self._phase is _Phase.DRAINING:
+        if self._phase == _DRAINING:
             if now - self._seen_at > self._rules.drain_prefill_s:
                 self._leave()
         elif not self.verdict.done():

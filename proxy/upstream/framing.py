@@ -36,14 +36,10 @@ class ResponseHead(msgspec.Struct, frozen=True):
     passed_on: bytes
     """The header lines that go on to the client, each with its line's end."""
     content_length: int | None
+    """Of the head that was parsed; another of the same kind may have another."""
     chunked: bool
     keep_alive: bool
     event_stream: bool
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows."""
-        return self.status not in (204, 304) and self.content_length != 0
 
 
 def parse_head(head: bytes) -> ResponseHead:

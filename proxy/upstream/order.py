@@ -34,9 +34,12 @@ class Order(msgspec.Struct, frozen=True):
     keep_prefill: bool
     """Whether prefill's answer is wanted."""
 
-    def message(self, to: Worker, prefill: Worker, room: int, rid: str) -> list[bytes | memoryview]:
+    def tail(self, prefill: Worker, room: int, rid: str) -> bytes:
+        """What stands in the place of the body's last brace, the same for both legs."""
+        return splice_tail(prefill, room, rid, self.overrides)
+
+    def message(self, to: Worker, tail: bytes) -> list[bytes | memoryview]:
         """The request's bytes for one leg."""
-        tail = splice_tail(prefill, room, rid, self.overrides)
         head = b"%b%b%bContent-Length: %d\r\n\r\n" % (
             self.request_line,
             authority(to),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-_LENGTH = re.compile(rb"\r\ncontent-length: ?(\d{1,15})\r\n", re.IGNORECASE)
+_NAME = len(b"\r\nContent-Length: ")
+_MOST_DIGITS = 15
 _LONGEST = 4096
 _MOST = 1024
 
@@ -29,12 +29,16 @@ class Templates(Generic[Parsed]):
 
     def read(self, head: bytes) -> tuple[Parsed, int | None]:
         """What a head means, its Content-Length apart (None: it has none in the usual form)."""
-        found = _LENGTH.search(head)
-        if found is None:
-            key, length = head, None
-        else:
-            start, end = found.span(1)
-            key, length = head[:start] + head[end:], int(head[start:end])
+        start = head.find(b"\r\nContent-Length: ")
+        if start < 0:
+            start = head.find(b"\r\ncontent-length: ")
+        key, length = head, None
+        if start >= 0:
+            start += _NAME
+            end = head.find(b"\r\n", start)
+            digits = head[start:end]
+            if digits.isdigit() and end - start <= _MOST_DIGITS:
+                key, length = head[:start] + head[end:], int(digits)
         parsed = self._known.get(key)
         if parsed is None:
             parsed = self._parse(head)
