@@ -95,7 +95,7 @@ class Service:
         self.pool = Pool(rules.pool(settings), clock, rng)
         self.sweeper = Sweeper(clock.monotonic)
         self.ledger = Ledger(settings.limits.held_bytes)
-        self.carriers = Carriers(rules.carriers(settings), loop)
+        self.carriers = Carriers(rules.carriers(settings), loop, self._connected)
         self.sweeper.members.add(self.carriers)
         self.admission = Admission(self.pool, rules.admission(settings), loop)
         self.inquiries = Inquiries(rules.revealed(settings.upstream.api_key), settings.upstream.connect_s)
@@ -201,6 +201,11 @@ class Service:
             "pd_upstream_connections", lambda: {("open",): self.carriers.open, ("idle",): self.carriers.idle}
         )
         gauge("pd_held_bytes", lambda: self.ledger.held_bytes)
+        gauge("pd_queue_depth", lambda: self.admission.waiting)
+        gauge(
+            "pd_legs_in_flight",
+            lambda: {(m.worker.worker_id, m.worker.role.value): m.in_flight for m in self.pool.members()},
+        )
         gauge("pd_draining", lambda: int(self.leaving.begun))
         gauge("pd_build_info", lambda: {(self.deps.version,): 1})
         gauge("pd_workers", self._workers_by_kind)
@@ -223,6 +228,11 @@ class Service:
             self._told_of_tp = warning
             if warning is not None:
                 log.warning(warning)
+
+    def _connected(self, worker: Worker, ok: bool) -> None:
+        figures = self.metrics.worker(worker.worker_id, worker.role)
+        figures.connects += ok
+        figures.connect_failures += not ok
 
     def unready(self) -> str | None:
         """Why no request should come here; None if it may."""

@@ -83,9 +83,7 @@ class Carriage:
         attempts = 0
         while True:
             attempts += 1
-            placement = self._means.admission.at_once(group, avoid) or await self._means.admission.wait(
-                group, avoid
-            )
+            placement = self._means.admission.at_once(group, avoid) or await self._queue(group, avoid)
             exchange = self._begin(order, placement, trail)
             served = False
             try:
@@ -113,6 +111,14 @@ class Carriage:
                 await self._means.sleep(decision.delay_s)
             else:
                 attempts -= 1
+
+    async def _queue(self, group: Group, avoid: set[Edge]) -> Placement:
+        now, metrics = self._means.clock.monotonic, self._means.metrics
+        came_at = now()
+        try:
+            return await self._means.admission.wait(group, avoid)
+        finally:
+            metrics.queue_wait.observe(now() - came_at)
 
     def _begin(self, order: Order, placement: Placement, trail: Trail) -> Exchange:
         means = self._means
@@ -145,8 +151,10 @@ class Carriage:
         """Notes the end of prefill's leg: the moment at which the KV transfer ended."""
         figures = self._figures(exchange.placement.prefill)
         failure = exchange.prefill_failure
+        took_s = self._means.clock.monotonic() - exchange.dispatched_at
+        figures.leg_duration.observe(took_s)
         if failure is None:
-            figures.kv_transfer.observe(self._means.clock.monotonic() - exchange.dispatched_at)
+            figures.kv_transfer.observe(took_s)
         figures.ended(_OK if failure is None else failure.outcome)
 
     def _figures(self, member: Member) -> WorkerMetrics:
@@ -166,14 +174,18 @@ class Carriage:
             self._means.carriers.distrust(exchange.placement.prefill.worker)
             self._means.carriers.distrust(exchange.placement.decode.worker)
         if failure.role is Role.DECODE:
-            self._figures(exchange.placement.decode).ended(failure.outcome)
+            self._decode_ended(exchange, failure)
+
+    def _decode_ended(self, exchange: Exchange, failure: Failure | None) -> None:
+        figures = self._figures(exchange.placement.decode)
+        figures.leg_duration.observe(self._means.clock.monotonic() - exchange.dispatched_at)
+        figures.ended(_OK if failure is None else failure.outcome)
 
     async def _relay(self, exchange: Exchange, recipient: Recipient) -> Failure | None:
         head, whole = exchange.head, exchange.whole
-        figures = self._figures(exchange.placement.decode)
         if whole is not None:
             recipient.whole(head, whole)
-            figures.ended(_OK)
+            self._decode_ended(exchange, None)
             await recipient.caught_up()
             recipient.end()
             return None
@@ -184,7 +196,7 @@ class Carriage:
         recipient.open(head, exchange.pause, exchange.resume)
         exchange.relay_to(recipient)
         failure = await exchange.over()
-        figures.ended(_OK if failure is None else failure.outcome)
+        self._decode_ended(exchange, failure)
         if failure is None:
             recipient.end()
         else:

@@ -56,9 +56,9 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "pd_retries_total", Kind.COUNTER, ("reason",), "Attempts made again, by what ended the one before."
     ),
-    Family("pd_queue_depth", Kind.GAUGE, (), "Requests that wait for a worker."),
+    _read("pd_queue_depth", "Requests that wait for a worker."),
     Family("pd_queue_wait_seconds", Kind.HISTOGRAM, (), "How long requests waited for a worker."),
-    Family("pd_legs_in_flight", Kind.GAUGE, ("worker", "role"), "Legs running on a worker."),
+    _read("pd_legs_in_flight", "Legs running on a worker.", "worker", "role"),
     Family(
         "pd_leg_duration_seconds", Kind.HISTOGRAM, ("worker", "role"), "From a leg's dispatch to its end."
     ),

@@ -48,7 +48,6 @@ class WorkerMetrics:
     __slots__ = (
         "connect_failures",
         "connects",
-        "in_flight",
         "kv_transfer",
         "leg_duration",
         "outcomes",
@@ -57,7 +56,6 @@ class WorkerMetrics:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self.in_flight = 0
         self.leg_duration = Histogram(DURATION_S)
         self.kv_transfer = Histogram(TTFT_S)
         """Prefill only: from dispatch to the leg's end."""
@@ -75,7 +73,6 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.attempts = 0
-        self.queue_depth = 0
         self.queue_wait = Histogram(TTFT_S)
         self.loop_lag = Histogram(LAG_S)
         self._retries: dict[str, int] = {}
@@ -155,10 +152,8 @@ class Metrics(Collector):
             "pd_request_body_bytes": [((name,), of.body_bytes) for name, of in routes],
             "pd_attempts_total": [((), self.attempts)],
             "pd_retries_total": [((reason,), n) for reason, n in self._retries.items()],
-            "pd_queue_depth": [((), self.queue_depth)],
             "pd_queue_wait_seconds": [((), self.queue_wait)],
             "pd_event_loop_lag_seconds": [((), self.loop_lag)],
-            "pd_legs_in_flight": [((name, of.role), of.in_flight) for name, of in workers],
             "pd_leg_duration_seconds": [((name, of.role), of.leg_duration) for name, of in workers],
             "pd_legs_total": [
                 ((name, of.role, outcome), n) for name, of in workers for outcome, n in of.outcomes.items()

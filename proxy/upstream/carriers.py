@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.errors import UpstreamFailure
@@ -83,8 +84,15 @@ class _Lane:
 class Carriers:
     """Sole owner of the connections to workers."""
 
-    def __init__(self, rules: CarrierRules, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        rules: CarrierRules,
+        loop: asyncio.AbstractEventLoop,
+        on_connect: Callable[[Worker, bool], None] = lambda worker, ok: None,
+    ) -> None:
+        """Takes also who is told of each connection opened (True) and each that failed (False)."""
         self._rules = rules
+        self._on_connect = on_connect
         self._loop = loop
         self._lanes: dict[str, _Lane] = {}
 
@@ -119,10 +127,13 @@ class Carriers:
         if lane is None:
             lane = self._lanes[worker.url] = _Lane(worker, self._rules, self._loop)
         try:
-            return await lane.connect()
+            connection = await lane.connect()
         except (OSError, TimeoutError) as error:
+            self._on_connect(worker, False)
             reason = str(error) or f"no answer within {self._rules.connect_s:g} s"
             raise ConnectFailed(f"cannot connect to {worker.role} {worker.worker_id}: {reason}") from None
+        self._on_connect(worker, True)
+        return connection
 
     def distrust(self, worker: Worker) -> None:
         """Closes the idle connections to a worker: one of them was closed at its other end."""

@@ -254,8 +254,10 @@ class Exchange:
         else:
             limit_s, since = rules.first_token_s, self._started_at
         if now - since > limit_s:
-            message = f"no token within {limit_s:g} s"
-            self._judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.DECODE))
+            whole = rules.total_s is not None and not self.order.stream
+            outcome = Outcome.DEADLINE if whole else Outcome.FIRST_TOKEN_TIMEOUT
+            message = f"no {'answer' if whole else 'token'} within {limit_s:g} s"
+            self._judged(Failure(outcome, message, 504, Role.DECODE))
 
     def _sweep_relaying(self, now: float) -> None:
         connection = self._decode.connection

@@ -202,9 +202,9 @@ def post(
 
 def post_chunked(*payloads: bytes, headers: bytes = b"") -> bytes:
     """A request in chunks."""
-    return (
-        b"POST /generate HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n"
-        % (headers, chunked(*payloads))
+    return b"POST /generate HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n" % (
+        headers,
+        chunked(*payloads),
     )
 
 

@@ -255,7 +255,8 @@ async def test_a_workers_connection_is_used_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [whole(ANSWER, b"Connection: close"), whole(ANSWER).replace(b"1.1", b"1.0"), whole(ANSWER) + b"x"]
+    "answer",
+    [whole(ANSWER, b"Connection: close"), whole(ANSWER).replace(b"1.1", b"1.0"), whole(ANSWER) + b"x"],
 )
 async def test_a_connection_that_a_worker_ends_or_spoils_is_not_used_again(answer: bytes) -> None:
     async def script(visit: Visit) -> None:

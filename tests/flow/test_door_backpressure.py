@@ -60,7 +60,7 @@ def buffered(stage: Stage) -> int:
 async def test_a_slow_client_stops_the_reading_and_then_gets_everything() -> None:
     flood = Flood()
     async with start_stage(flood) as stage:
-        reader, writer = await narrow(stage)
+        reader, writer = await stage.proxy.connect()
         writer.write(STREAM)
         await stands_still(flood)
         assert buffered(stage) < 1_000_000

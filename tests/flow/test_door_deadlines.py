@@ -89,9 +89,11 @@ async def test_the_whole_of_an_answer_that_is_no_stream_has_its_limit() -> None:
         assert answer.status == 504
 
 
-async def test_the_whole_limit_counts_over_all_attempts() -> None:
+async def test_when_the_whole_limit_is_over_no_attempt_follows() -> None:
     async with start_stage(silent, silent, upstream={"total_s": 0.4}) as stage:
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert (await ask(stage.proxy, post())).status == 504
         assert loop.time() - began < 2.0
+        assert len(stage.decode.visits) == 1
+        assert stage.proxy.lines[0]["outcome"] == "deadline"

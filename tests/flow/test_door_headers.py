@@ -76,7 +76,9 @@ async def test_a_request_id_is_taken_over_sent_on_and_returned(given: str) -> No
 @pytest.mark.parametrize("given", [b"", b"x" * 129, b"\xff\xfe", b"a\tb"])
 async def test_a_malformed_request_id_is_replaced(given: bytes) -> None:
     async with start_stage() as stage:
-        made = (await ask(stage.proxy, post(b'{"text":"a"}', b"X-Request-Id: " + given))).headers["x-request-id"]
+        made = (await ask(stage.proxy, post(b'{"text":"a"}', b"X-Request-Id: " + given))).headers[
+            "x-request-id"
+        ]
         assert len(made) == 32
         int(made, 16)
         assert b"x-request-id: " + made.encode() in lines_of(stage.decode.visits[0].head)

@@ -90,7 +90,11 @@ async def test_a_malformed_head_is_a_400(request_bytes: bytes) -> None:
 
 @pytest.mark.parametrize(
     "request_bytes",
-    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"BREW /generate HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\r\n\r\n"],
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"BREW /generate HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\r\n\r\n",
+    ],
 )
 async def test_what_is_no_http_1_is_refused(request_bytes: bytes) -> None:
     async with start_stage() as stage:

@@ -161,9 +161,7 @@ async def test_an_http_1_0_client_gets_a_plain_body_until_the_end() -> None:
 
 async def test_an_http_1_0_client_without_a_host_is_served() -> None:
     async with start_stage() as stage:
-        said = await stage.proxy.says(
-            b'POST /generate HTTP/1.0\r\nContent-Length: 12\r\n\r\n{"text":"a"}'
-        )
+        said = await stage.proxy.says(b'POST /generate HTTP/1.0\r\nContent-Length: 12\r\n\r\n{"text":"a"}')
         assert said.startswith(b"HTTP/1.1 200")
 
 

@@ -59,7 +59,6 @@ def test_what_is_counted_is_scraped() -> None:
     metrics.worker("d0", "decode")
     metrics.attempts += 3
     metrics.retried("connect")
-    metrics.queue_depth = 5
     metrics.gauge_from("pd_held_bytes", lambda: 7)
     metrics.gauge_from(
         "pd_workers", lambda: {("prefill", "ready", "true"): 1, ("decode", "ready", "false"): 2}
@@ -77,7 +76,6 @@ def test_what_is_counted_is_scraped() -> None:
     assert got["pd_upstream_connect_failures_total", frozenset(("p0", "prefill"))] == 1
     assert got["pd_attempts_total", frozenset()] == 3
     assert got["pd_retries_total", frozenset(("connect",))] == 1
-    assert got["pd_queue_depth", frozenset()] == 5
     assert got["pd_held_bytes", frozenset()] == 7
     assert got["pd_workers", frozenset(("decode", "ready", "false"))] == 2
     assert "process_open_fds" in {name for name, _ in got}
@@ -94,10 +92,10 @@ def test_workers_beyond_the_bound_share_one_label(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("proxy.telemetry.metrics.MAX_WORKERS", 1)
     metrics = Metrics()
     for name in ("d0", "d1", "d2"):
-        metrics.worker(name, "decode").in_flight += 1
+        metrics.worker(name, "decode").connects += 1
     got = samples(metrics)
-    assert got["pd_legs_in_flight", frozenset(("d0", "decode"))] == 1
-    assert got["pd_legs_in_flight", frozenset(("other", "decode"))] == 2
+    assert got["pd_upstream_connects_total", frozenset(("d0", "decode"))] == 1
+    assert got["pd_upstream_connects_total", frozenset(("other", "decode"))] == 2
 
 
 def test_a_gauge_that_is_not_declared_is_refused() -> None:
