@@ -13,6 +13,8 @@ from proxy.edge.door import Door
 
 log = structlog.get_logger("proxy")
 _LOOK_S = 0.05
+_QUIET_S = 1.0
+"""A connection idle for so long, after every answer told its client to go elsewhere, is closed."""
 
 
 class Leaving:
@@ -28,6 +30,7 @@ class Leaving:
         self._door = door
         self._lame_duck_s = lame_duck_s
         self._drain_s = drain_s
+        self._quiet_s = min(lame_duck_s, _QUIET_S)
         self._now = clock.monotonic
         self._begin = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -59,11 +62,11 @@ class Leaving:
         await self._pause(self._lame_duck_s)
         for server in servers:
             server.close()
-        self._door.close_idle()
+        self._door.close_idle(self._quiet_s)
         deadline = self._now() + self._drain_s
         while self._door.connections and self._now() < deadline and not self._hurry.is_set():
             await self._pause(_LOOK_S)
-            self._door.close_idle()
+            self._door.close_idle(self._quiet_s)
         log.info("left", cut=self._door.busy)
         self._door.cut_all()
 

@@ -85,7 +85,11 @@ class ClientConnection(asyncio.Protocol):
         if self._door.full:
             self._state = _CLOSED
             reply = Reply(
-                self._transport, http10=False, closes=True, on_end=lambda _: self._transport.close()
+                self._transport,
+                http10=False,
+                closes=True,
+                last=self._door.is_leaving,
+                on_end=lambda _: self._transport.close(),
             )
             reply.fail(Overloaded("too many connections (setting server.max_connections)", retry_after_s=1))
             return
@@ -223,7 +227,8 @@ class ClientConnection(asyncio.Protocol):
         self._reply = reply = Reply(
             self._transport,
             http10=head is not None and head.http10,
-            closes=head is None or not head.keep_alive or self._door.leaving,
+            closes=head is None or not head.keep_alive,
+            last=self._door.is_leaving,
             on_end=self._replied,
         )
         if id_line:
@@ -252,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
         self._end_request()
         if unread:
             self._linger()
-        elif closes or self._door.leaving:
+        elif closes:
             self._close()
         elif behind:
             self._state = _CATCHING_UP
@@ -305,10 +310,7 @@ class ClientConnection(asyncio.Protocol):
         if self._reply is not None:
             self._reply.resume()
         elif self._state == _CATCHING_UP:
-            if self._door.leaving:
-                self._close()
-            else:
-                self._await_next()
+            self._await_next()
 
     def eof_received(self) -> None:
         """asyncio: the client sends no more. Half-closing counts as leaving; None closes the transport."""
@@ -336,9 +338,13 @@ class ClientConnection(asyncio.Protocol):
             self._waiter.cancel()
             self._waiter = None
 
-    def close_if_idle(self) -> None:
-        """Closes the connection unless a request is on its way."""
-        if self._state == _HEAD and not self._buffer:
+    def close_if_idle(self, idle_s: float) -> None:
+        """Closes the connection if it has been idle for so long.
+
+        One that has just come, or has just been answered, may have a request on its way to us
+        that closing would lose.
+        """
+        if self._state == _HEAD and not self._buffer and self._door.now() - self._since >= idle_s:
             self._forget()
             self._transport.close()
 
@@ -358,7 +364,7 @@ class ClientConnection(asyncio.Protocol):
             if self._buffer and waited_s > rules.head_s:
                 self._refuse(SlowClient(f"the request's head did not arrive within {rules.head_s:g} s"))
             elif waited_s > rules.keep_alive_s:
-                self.close_if_idle()
+                self.close_if_idle(0)
         elif state == _BODY:
             if waited_s > rules.body_s or now - self._body_began_at > rules.body_total_s:
                 self._refuse(

@@ -92,6 +92,10 @@ class Door:
         self.leaving = False
         """Whether every answer is its connection's last one."""
 
+    def is_leaving(self) -> bool:
+        """`leaving`, for those who ask later."""
+        return self.leaving
+
     @property
     def full(self) -> bool:
         """Whether no more connections are taken."""
@@ -102,10 +106,10 @@ class Door:
         key = self.rules.api_key
         return key is None or hmac.compare_digest(authorization or b"", b"Bearer " + key)
 
-    def close_idle(self) -> None:
-        """Closes the connections that serve nothing."""
+    def close_idle(self, idle_s: float) -> None:
+        """Closes the connections that have served nothing for so long."""
         for connection in tuple(self.connections):
-            connection.close_if_idle()
+            connection.close_if_idle(idle_s)
 
     def cut_all(self) -> None:
         """Cuts every connection, which cancels what is on its way."""

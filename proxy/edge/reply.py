@@ -29,6 +29,7 @@ class Reply:
         "_drained",
         "_http10",
         "_in_chunks",
+        "_last",
         "_on_end",
         "_transport",
         "bytes_out",
@@ -47,6 +48,7 @@ class Reply:
         *,
         http10: bool,
         closes: bool,
+        last: Callable[[], bool],
         on_end: Callable[[bool], None],
     ) -> None:
         """Makes a reply.
@@ -55,11 +57,14 @@ class Reply:
             transport: the client's.
             http10: the client cannot read chunks.
             closes: the connection ends after this answer.
+            last: whether it does for another reason, asked when the head is written: a client that
+                has not been told must find its connection open.
             on_end: called once, when all is written, with whether the connection must close.
         """
         self._transport = transport
         self._http10 = http10
         self._closes = closes
+        self._last = last
         self._on_end = on_end
         self._in_chunks = False
         self._drained: asyncio.Future[None] | None = None
@@ -83,6 +88,8 @@ class Reply:
     def _head(self, status_line: bytes, headers: bytes, framing: bytes) -> bytes:
         self.status = int(status_line[9:12])
         self.opened = True
+        if self._last():
+            self._closes = True
         # The version in a status line is the sender's own.
         closing = b"Connection: close\r\n" if self._closes else b""
         return b"HTTP/1.1%b\r\n%b%b%b%b\r\n" % (

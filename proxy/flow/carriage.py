@@ -135,6 +135,7 @@ class Carriage:
             self._rules.exchange,
             means.loop,
             self._prefill_over,
+            trail.received_at,
             now,
         )
         self.live[rid] = exchange

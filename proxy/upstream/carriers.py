@@ -55,19 +55,24 @@ class _Lane:
         """Opens a connection."""
         async with asyncio.timeout(self.rules.connect_s):
             _, connection = await self.loop.create_connection(
-                lambda: UpstreamConnection(self._on_idle, self._on_lost), self.host, self.port, ssl=self.tls
+                lambda: UpstreamConnection(self), self.host, self.port, ssl=self.tls
             )
-        self.open += 1
         return connection
 
-    def _on_idle(self, connection: UpstreamConnection) -> None:
+    def on_made(self, connection: UpstreamConnection) -> None:
+        """Counted here, for who waits for it may be cancelled in this very moment."""
+        self.open += 1
+
+    def on_idle(self, connection: UpstreamConnection) -> None:
+        """Keeps it, unless there are enough."""
         connection.idle_since = self.loop.time()
         if len(self.idle) < self.rules.max_idle_per_worker:
             self.idle.append(connection)
         else:
             connection.abort()
 
-    def _on_lost(self, connection: UpstreamConnection) -> None:
+    def on_lost(self, connection: UpstreamConnection) -> None:
+        """Forgets it."""
         self.open -= 1
         if connection.leg is None and connection in self.idle:
             self.idle.remove(connection)

@@ -192,7 +192,8 @@ class Judge:
 
     def _error_event(self, event: bytes, error: bytes) -> Failure:
         try:
-            status = int(_decode_error(error).code or 500)
+            # 0.5.2 tells a client's own error in a stream of /generate by its message alone.
+            status = int(_decode_error(error).code or 400)
         except (*_UNREADABLE, ValueError):
             status = 500
         return judge_error(status, event, self._role)

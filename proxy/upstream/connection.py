@@ -50,6 +50,19 @@ class Leg(Protocol):
         """
 
 
+class Owner(Protocol):
+    """Whose connection it is."""
+
+    def on_made(self, connection: UpstreamConnection) -> None:
+        """It is open."""
+
+    def on_idle(self, connection: UpstreamConnection) -> None:
+        """Its answer has ended, and it can take another request."""
+
+    def on_lost(self, connection: UpstreamConnection) -> None:
+        """It is closed."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """Owns one transport; carries one request at a time."""
 
@@ -59,8 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_event_tail",
         "_head",
         "_left",
-        "_on_idle",
-        "_on_lost",
+        "_owner",
         "_pending",
         "_pending_need",
         "idle_since",
@@ -70,17 +82,14 @@ class UpstreamConnection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(
-        self, on_idle: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
-    ) -> None:
+    def __init__(self, owner: Owner) -> None:
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.leg: Leg | None = None
         self.served = 0
         """Answers that have ended on this connection."""
         self.idle_since = 0.0
         """The event loop's time, s."""
-        self._on_idle = on_idle
-        self._on_lost = on_lost
+        self._owner = owner
         self.paused = False
         """Whether we ourselves do not read."""
         self._pending: bytearray | None = None  # received, but not yet enough of it to act on
@@ -95,6 +104,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
         self.transport = cast(asyncio.Transport, transport)
+        self._owner.on_made(self)
 
     def send(self, leg: Leg, parts: list[bytes | memoryview]) -> None:
         """Sends one request; its answer goes to `leg`."""
@@ -277,7 +287,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.served += 1
         self.resume()
         if reusable:
-            self._on_idle(self)
+            self._owner.on_idle(self)
         else:
             self.transport.abort()
 
@@ -292,7 +302,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
-        self._on_lost(self)
+        self._owner.on_lost(self)
         leg, self.leg = self.leg, None
         if leg is None:
             return

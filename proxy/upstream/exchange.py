@@ -53,6 +53,7 @@ class Exchange:
         "_prefill",
         "_prefill_waiter",
         "_reads_seen",
+        "_received_at",
         "_rules",
         "_seen_at",
         "_started_at",
@@ -79,6 +80,7 @@ class Exchange:
         rules: ExchangeRules,
         loop: asyncio.AbstractEventLoop,
         on_prefill_over: Callable[[Exchange], None],
+        received_at: float,
         dispatched_at: float,
     ) -> None:
         self.order = order
@@ -98,6 +100,7 @@ class Exchange:
         self._loop = loop
         self._on_prefill_over = on_prefill_over
         self._phase = _WAITING
+        self._received_at = received_at
         self._started_at = self._seen_at = sweeper.now
         self._reads_seen = 0
         self.verdict: asyncio.Future[Failure | None] = loop.create_future()
@@ -243,21 +246,19 @@ class Exchange:
 
     def _sweep_waiting(self, now: float) -> None:
         rules = self._rules
+        outcome, limit_s, since = Outcome.FIRST_TOKEN_TIMEOUT, rules.first_token_s, self._started_at
         if not self.order.stream:
-            limit_s, since = rules.total_s or rules.first_token_s, self._started_at
+            if rules.total_s is not None:
+                outcome, limit_s, since = Outcome.DEADLINE, rules.total_s, self._received_at
         elif self._decode.reads > 1:
             # A role-only chunk: tokens are on their way, so the clock is that of a stream.
             self._sweep_relaying(now)
             return
         elif self._prefill.over:
             limit_s, since = rules.first_token_after_prefill_s, self._seen_at
-        else:
-            limit_s, since = rules.first_token_s, self._started_at
         if now - since > limit_s:
-            whole = rules.total_s is not None and not self.order.stream
-            outcome = Outcome.DEADLINE if whole else Outcome.FIRST_TOKEN_TIMEOUT
-            message = f"no {'answer' if whole else 'token'} within {limit_s:g} s"
-            self._judged(Failure(outcome, message, 504, Role.DECODE))
+            what = "token" if self.order.stream else "answer"
+            self._judged(Failure(outcome, f"no {what} within {limit_s:g} s", 504, Role.DECODE))
 
     def _sweep_relaying(self, now: float) -> None:
         connection = self._decode.connection

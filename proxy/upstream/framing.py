@@ -56,7 +56,9 @@ def parse_head(head: bytes) -> ResponseHead:
     try:
         if not status_line.startswith(b"HTTP/1."):
             raise ValueError
-        status = int(status_line[9:12])
+        status = _number(status_line[9:12])
+        if not 100 <= status <= 599:
+            raise ValueError
         keep_alive = status_line[7:8] != b"0"
         for line in lines[1:-2]:
             name, colon, value = line.partition(b":")
@@ -64,7 +66,7 @@ def parse_head(head: bytes) -> ResponseHead:
             if not colon:
                 raise ValueError
             if name == b"content-length":
-                content_length = _length(value.strip())
+                content_length = _number(value.strip())
             elif name == b"transfer-encoding":
                 chunked = value.strip().lower().endswith(b"chunked")
             elif name == b"connection":
@@ -81,7 +83,7 @@ def parse_head(head: bytes) -> ResponseHead:
     )
 
 
-def _length(value: bytes) -> int:
+def _number(value: bytes) -> int:
     # int() alone would accept signs and underscores.
     if not value.isdigit():
         raise ValueError

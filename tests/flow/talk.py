@@ -102,11 +102,7 @@ def body_for(route: str, prompt: str = PROMPT, tokens: int = 8, **more: Any) -> 
     """A body that asks `route` for so many tokens."""
     if route == GENERATE:
         return {"text": prompt, "sampling_params": {"max_new_tokens": tokens}, **more}
-    asked = (
-        {"messages": [{"role": "user", "content": prompt}]}
-        if route == CHAT
-        else {"prompt": prompt}
-    )
+    asked = {"messages": [{"role": "user", "content": prompt}]} if route == CHAT else {"prompt": prompt}
     return {"model": "simulated", **asked, "max_tokens": tokens, **more}
 
 
@@ -118,9 +114,7 @@ def texts(route: str, answer: Answer, streamed: bool, *, disjoint: bool = False)
         found = answer.json if isinstance(answer.json, list) else [answer.json]
         return {index: one["text"] for index, one in enumerate(found)}
     choices = answer.json["choices"]
-    return {
-        one["index"]: one["message"]["content"] if route == CHAT else one["text"] for one in choices
-    }
+    return {one["index"]: one["message"]["content"] if route == CHAT else one["text"] for one in choices}
 
 
 def _streamed_texts(route: str, events: list[Json], disjoint: bool) -> dict[int, str]:
@@ -138,9 +132,8 @@ def _streamed_texts(route: str, events: list[Json], disjoint: bool) -> dict[int,
 
 async def right_text(http: aiohttp.ClientSession, route: str, body: Json) -> None:
     """Asks, and holds the text against the oracle."""
-    from workers.engine.oracle import chat_prompt
-
     from tests.support.engines import expected
+    from workers.engine.oracle import chat_prompt
 
     answer = await ask(http, route, body)
     assert answer.status == 200, answer.raw

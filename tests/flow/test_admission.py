@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.flow.talk import GENERATE, Fleet, Answer, Opened, ask, body_for, opened, right_text, start_fleet
+from tests.flow.talk import GENERATE, Answer, Fleet, Opened, ask, body_for, opened, right_text, start_fleet
 from tests.support.proxies import eventually
 
 

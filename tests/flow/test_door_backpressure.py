@@ -5,8 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from tests.flow.scripted import DONE, EVENT_HEAD, LAST, Frame, Stage, Visit, chunked, event, post, read_frame
-from tests.flow.scripted import start_stage, whole
+from tests.flow.scripted import (
+    DONE,
+    EVENT_HEAD,
+    LAST,
+    Frame,
+    Stage,
+    Visit,
+    chunked,
+    event,
+    post,
+    read_frame,
+    start_stage,
+    whole,
+)
 from tests.support.proxies import eventually
 
 STREAM = post(b'{"text":"a","stream":true}')

@@ -7,8 +7,20 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.flow.scripted import DONE, EVENT_HEAD, LAST, Visit, ask, chunked, closed, event, post, read_frame
-from tests.flow.scripted import read_head, start_stage
+from tests.flow.scripted import (
+    DONE,
+    EVENT_HEAD,
+    LAST,
+    Visit,
+    ask,
+    chunked,
+    closed,
+    event,
+    post,
+    read_frame,
+    read_head,
+    start_stage,
+)
 from tests.support.proxies import eventually
 
 STREAM = post(b'{"text":"a","stream":true}')
@@ -22,9 +34,9 @@ class Held:
 
     async def __call__(self, visit: Visit) -> None:
         await visit.say(EVENT_HEAD + chunked(event("a")))
-        waiting = asyncio.ensure_future(self.go_on.wait())  # noqa: TID251
+        waiting = asyncio.ensure_future(self.go_on.wait())
         try:
-            await asyncio.wait({waiting, over := asyncio.ensure_future(visit.gone(60))},  # noqa: TID251
+            await asyncio.wait({waiting, over := asyncio.ensure_future(visit.gone(60))},
                                return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
         finally:
             waiting.cancel()

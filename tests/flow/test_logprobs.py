@@ -12,7 +12,12 @@ from tests.support.engines import BOTH_GENERATIONS
 generations = pytest.mark.parametrize("version", BOTH_GENERATIONS)
 streamed_or_not = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 SAMPLING = {"max_new_tokens": 6}
-WISH = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 2, "return_text_in_logprobs": True}
+WISH = {
+    "return_logprob": True,
+    "logprob_start_len": 0,
+    "top_logprobs_num": 2,
+    "return_text_in_logprobs": True,
+}
 
 
 def known(event: Json) -> Json:
@@ -46,7 +51,7 @@ async def test_a_pair_tells_the_log_probabilities_that_one_engine_tells(
     async with alone(engine_version=version) as one, start_fleet(engine_version=version) as fleet:
         wanted, got = await ask(one, GENERATE, body), await ask(fleet.http, GENERATE, body)
         assert got.status == 200, got.raw
-        order = lambda event: (event["index"] or 0, event["completion_tokens"])  # noqa: E731
+        order = lambda event: (event["index"] or 0, event["completion_tokens"])
         told = sorted(map(known, events_of(got, stream)), key=order)
         assert told == sorted(map(known, events_of(wanted, stream)), key=order)
         assert all(len(event["input_token_logprobs"]) > 0 for event in told)
@@ -94,8 +99,9 @@ async def test_a_chat_with_logprobs_needs_nothing_of_prefill() -> None:
         "top_logprobs": 2,
     }
     async with alone() as one, start_fleet() as fleet:
-        wanted, got = await ask(one, "/v1/chat/completions", body), await ask(
-            fleet.http, "/v1/chat/completions", body
+        wanted, got = (
+            await ask(one, "/v1/chat/completions", body),
+            await ask(fleet.http, "/v1/chat/completions", body),
         )
         assert got.json["choices"] == wanted.json["choices"]
 

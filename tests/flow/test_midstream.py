@@ -23,9 +23,7 @@ BREAKS: dict[str, dict[str, Any]] = {
 @routes
 @generations
 @pytest.mark.parametrize("kind", BREAKS)
-async def test_a_broken_stream_ends_with_an_error_event_and_done(
-    route: str, version: str, kind: str
-) -> None:
+async def test_a_broken_stream_ends_with_an_error_event_and_done(route: str, version: str, kind: str) -> None:
     async with start_fleet(engine_version=version, ends_idle=kind != "die") as fleet:
         await fleet.decodes[0].fault(kind, **BREAKS[kind])
         got = await ask(fleet.http, route, body_for(route, tokens=50, stream=True))
@@ -72,9 +70,10 @@ async def test_an_engines_own_error_in_the_stream_is_passed_on(route: str) -> No
 
 
 async def test_a_prefill_that_dies_after_the_first_token_harms_nobody() -> None:
-    async with start_fleet(decode_ms_per_token=10) as fleet, opened(
-        fleet.http, GENERATE, body_for(GENERATE, tokens=40)
-    ) as stream:
+    async with (
+        start_fleet(decode_ms_per_token=10) as fleet,
+        opened(fleet.http, GENERATE, body_for(GENERATE, tokens=40)) as stream,
+    ):
         await stream.next()
         await fleet.prefills[0].kill()
         events = await stream.rest()

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.roster import Change, State
 from tests.flow.talk import GENERATE, ROUTES, ask, body_for, opened, right_text, start_fleet
 from tests.support.engines import start_engine
 from tests.support.proxies import start_proxy
-from proxy.roster import Change, State
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -46,7 +46,9 @@ async def test_each_version_finds_its_own_kind() -> None:
         start_engine("decode", engine_version="0.5.2") as old_d,
         start_engine("prefill", engine_version="0.5.23") as new_p,
         start_engine("decode", engine_version="0.5.23") as new_d,
-        start_proxy([old_p, new_p], [old_d, new_d], routing={"policy": "round_robin", "slow_start_s": 0}) as proxy,
+        start_proxy(
+            [old_p, new_p], [old_d, new_d], routing={"policy": "round_robin", "slow_start_s": 0}
+        ) as proxy,
     ):
         for _ in range(8):
             await right_text(proxy.http, GENERATE, body_for(GENERATE, stream=True))

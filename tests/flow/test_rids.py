@@ -68,7 +68,9 @@ async def test_a_stream_that_its_client_aborts_ends_as_sglang_ends_it(version: s
         await eventually(lambda: fleet.proxy.lines)
         assert fleet.proxy.lines[0]["outcome"] == "ok"
         assert fleet.proxy.lines[0]["attempts"] == 1
-        assert [one["rid"] for one in (await fleet.decodes[0].state())["aborts"]] == fleet.proxy.lines[0]["rids"]
+        assert [one["rid"] for one in (await fleet.decodes[0].state())["aborts"]] == fleet.proxy.lines[0][
+            "rids"
+        ]
 
 
 @pytest.mark.parametrize("version", BOTH_GENERATIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import suppress
 from typing import Any
@@ -32,7 +33,7 @@ routes = st.sampled_from(list(Route))
 def cut(data: bytes, where: list[int]) -> list[bytes]:
     """`data` in pieces."""
     edges = sorted({0, len(data), *(one for one in where if one < len(data))})
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def chunked(pieces: list[bytes], extension: bytes, trailer: bytes) -> bytes:
@@ -107,6 +108,14 @@ class _Leg:
         self.broken = True
 
 
+class _Nobody:
+    """An owner that does not care."""
+
+    def on_made(self, connection: UpstreamConnection) -> None: ...
+    def on_idle(self, connection: UpstreamConnection) -> None: ...
+    def on_lost(self, connection: UpstreamConnection) -> None: ...
+
+
 class _Transport:
     """Of a socket that takes everything."""
 
@@ -123,7 +132,7 @@ class _Transport:
 def receive(data: list[bytes], raw: bool) -> tuple[_Leg, _Transport]:
     """Feeds an answer into a connection."""
     leg, transport = _Leg(raw), _Transport()
-    connection = UpstreamConnection(lambda _: None, lambda _: None)
+    connection = UpstreamConnection(_Nobody())
     connection.transport = transport  # type: ignore[assignment]
     connection.leg = leg
     for piece in data:
