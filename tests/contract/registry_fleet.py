@@ -75,7 +75,7 @@ async def until(true: Callable[[], object], within_s: float = 15.0) -> float:
     """
     start_s = time.perf_counter()
     async with asyncio.timeout(within_s):
-        while not true():  # noqa: ASYNC110 - what is waited for knows no event
+        while not true():
             await asyncio.sleep(0.005)
     return time.perf_counter() - start_s
 

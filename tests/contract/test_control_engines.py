@@ -79,7 +79,7 @@ async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
 
 async def test_probes_find_both_well_and_learn_their_versions(scene: Scene) -> None:
     async with asyncio.timeout(10):
-        while not all(m.probe_ok and m.worker.engine_version for m in scene.pool.members()):  # noqa: ASYNC110
+        while not all(m.probe_ok and m.worker.engine_version for m in scene.pool.members()):
             await asyncio.sleep(0.02)
     for member, engine in zip(scene.pool.members(), scene.engines, strict=True):
         assert member.worker.engine_version == engine.config.engine_version

@@ -42,7 +42,7 @@ async def test_five_rolling_restarts_under_load_lose_nothing() -> None:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
-        url = "http://127.0.0.1:%d" % listener.getsockname()[1]
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         flags = [
             "--pd-disaggregation", "--prefill", prefill.url, str(prefill.bootstrap_port),
             "--decode", decode.url, "--log-level", "error",

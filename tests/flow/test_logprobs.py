@@ -43,6 +43,10 @@ def events_of(answer: Answer, stream: bool) -> list[Json]:
 
 @generations
 @streamed_or_not
+def in_order(event: dict[str, Any]) -> tuple[int, int]:
+    return (event["index"] or 0, event["completion_tokens"])
+
+
 @pytest.mark.parametrize("text", [PROMPT, [PROMPT, "another one", "x"]], ids=["single", "batch"])
 async def test_a_pair_tells_the_log_probabilities_that_one_engine_tells(
     version: str, stream: bool, text: Any
@@ -51,9 +55,8 @@ async def test_a_pair_tells_the_log_probabilities_that_one_engine_tells(
     async with alone(engine_version=version) as one, start_fleet(engine_version=version) as fleet:
         wanted, got = await ask(one, GENERATE, body), await ask(fleet.http, GENERATE, body)
         assert got.status == 200, got.raw
-        order = lambda event: (event["index"] or 0, event["completion_tokens"])
-        told = sorted(map(known, events_of(got, stream)), key=order)
-        assert told == sorted(map(known, events_of(wanted, stream)), key=order)
+        told = sorted(map(known, events_of(got, stream)), key=in_order)
+        assert told == sorted(map(known, events_of(wanted, stream)), key=in_order)
         assert all(len(event["input_token_logprobs"]) > 0 for event in told)
 
 

@@ -1,7 +1,7 @@
 """The proxy for tests, in this process: its objects can be looked into, its sockets are real.
 
-    async with start_engine("prefill") as p, start_engine("decode") as d, start_proxy([p], [d]) as proxy:
-    async with proxy.http.post("/generate", json={...}) as answer: ...
+async with start_engine("prefill") as p, start_engine("decode") as d, start_proxy([p], [d]) as proxy:
+async with proxy.http.post("/generate", json={...}) as answer: ...
 """
 
 from __future__ import annotations
