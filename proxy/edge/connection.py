@@ -217,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
             if self._state >= _CLOSING:
                 return
             if self._next is None:
-                self._waiter = asyncio.get_running_loop().create_future()
+                self._waiter = self._door.loop.create_future()
                 request, reply = await self._waiter
             else:
                 request, reply = self._next
@@ -270,7 +270,7 @@ class ClientConnection(asyncio.Protocol):
         self._since = self._door.sweeper.now
         if self._buffer:
             # Not from within the task that has just answered: it is not quite done.
-            asyncio.get_running_loop().call_soon(self._read_on)
+            self._door.loop.call_soon(self._read_on)
 
     def _close(self) -> None:
         """Closes when all is written; who does not take it is cut in time."""

@@ -87,6 +87,7 @@ class Door:
         self.new_request_id = new_request_id
         self.spawn = spawn
         self.control_protocol = control_protocol
+        self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
         self.heads: Templates[RequestHead] = Templates(lambda head: parse_head(head, rules.head))
         self.leaving = False

@@ -75,6 +75,7 @@ class Admission:
         except BaseException as error:
             # It was given its place and left in the same moment: the place goes to the next.
             if waiter.place.done() and not waiter.place.cancelled() and not waiter.place.exception():
+                self._pool.withdraw(waiter.place.result())
                 waiter.place.result().release()
             if not isinstance(error, TimeoutError):
                 raise

@@ -101,6 +101,7 @@ class Carriage:
                 self._failed(exchange, failure, trail)
             finally:
                 self.live.pop(exchange.rid, None)
+                self._means.pool.withdraw(placement)
                 exchange.close(served=served)
             decision = decide(failure, attempts, self._rules.retry, self._means.rng)
             if not isinstance(decision, Retry):

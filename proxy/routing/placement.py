@@ -26,6 +26,7 @@ class Placement:
         "edge_permit",
         "prefill",
         "prefill_permit",
+        "settled",
     )
 
     def __init__(self, prefill: Member, decode: Member, pool: Pool) -> None:
@@ -33,6 +34,8 @@ class Placement:
         self.decode = decode
         self._pool = pool
         self._holds_prefill = self._holds_decode = True
+        self.settled = False
+        """Whether the pool has been told what the attempt proved; a trial waits for that."""
         prefill.in_flight += 1
         decode.in_flight += 1
         self.edge = (prefill.worker.worker_id, decode.worker.worker_id)

@@ -149,6 +149,7 @@ class Pool:
 
     def settle(self, placement: Placement, role: Role | None, settlement: Settlement) -> None:
         """Takes in what an attempt proved: of one worker (its role), or of the edge (None)."""
+        placement.settled = True
         now = self._now()
         success = settlement is Settlement.SUCCESS
         if success and not self._failed:
@@ -277,6 +278,11 @@ class Pool:
         """A permit for an edge; of one that has not failed, for the breaker that it may get."""
         breaker = self._edges.get(edge)
         return FIRST_EPOCH if breaker is None else breaker.permit()
+
+    def withdraw(self, placement: Placement) -> None:
+        """Ends an attempt, of which nothing was learned if nobody has settled it."""
+        if not placement.settled:
+            self.settle(placement, None, Settlement.IGNORED)
 
     def freed(self, member: Member) -> None:
         """A request has left a worker."""

@@ -121,15 +121,15 @@ class Exchange:
         """Sends the request to both; a failure to connect becomes the verdict."""
         prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
         carriers, order = self._carriers, self.order
-        tail = order.tail(prefill, self.room, self.rid)
+        rest = order.rest(prefill, self.room, self.rid)
         connection = carriers.reuse(prefill) or await self._connect(prefill)
         if connection is not None:
             self._prefill.connection = connection
-            connection.send(self._prefill, order.message(prefill, tail))
+            connection.send(self._prefill, order.message(prefill, rest))
             connection = carriers.reuse(decode) or await self._connect(decode)
         if connection is not None:
             self._decode.connection = connection
-            connection.send(self._decode, order.message(decode, tail))
+            connection.send(self._decode, order.message(decode, rest))
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:

@@ -34,21 +34,24 @@ class Order(msgspec.Struct, frozen=True):
     keep_prefill: bool
     """Whether prefill's answer is wanted."""
 
-    def tail(self, prefill: Worker, room: int, rid: str) -> bytes:
-        """What stands in the place of the body's last brace, the same for both legs."""
-        return splice_tail(prefill, room, rid, self.overrides)
+    def rest(self, prefill: Worker, room: int, rid: str) -> list[bytes | memoryview]:
+        """All of the request behind its Host line, the same for both legs.
 
-    def message(self, to: Worker, tail: bytes) -> list[bytes | memoryview]:
+        The bootstrap keys stand in the place of the body's last brace.
+        """
+        end, tail = self.body_end, splice_tail(prefill, room, rid, self.overrides)
+        size = end + len(tail)
+        if end < _WORTH_A_COPY:
+            whole = b"%bContent-Length: %d\r\n\r\n%b%b" % (self.headers, size, self.body[:end], tail)
+            return [whole]
+        return [b"%bContent-Length: %d\r\n\r\n" % (self.headers, size), memoryview(self.body)[:end], tail]
+
+    def message(self, to: Worker, rest: list[bytes | memoryview]) -> list[bytes | memoryview]:
         """The request's bytes for one leg."""
-        head = b"%b%b%bContent-Length: %d\r\n\r\n" % (
-            self.request_line,
-            authority(to),
-            self.headers,
-            self.body_end + len(tail),
-        )
-        if self.body_end < _WORTH_A_COPY:
-            return [b"%b%b%b" % (head, self.body[: self.body_end], tail)]
-        return [head, memoryview(self.body)[: self.body_end], tail]
+        first = rest[0]
+        if len(rest) == 1 and isinstance(first, bytes):
+            return [b"%b%b%b" % (self.request_line, authority(to), first)]
+        return [self.request_line, authority(to), *rest]
 
     def judge(self, role: Role) -> Judge:
         """Who judges the answers of the leg of `role`."""
