@@ -240,13 +240,14 @@ async def read_frame(reader: asyncio.StreamReader, limit_s: float = 10.0) -> Fra
         if status < 200 or status == 204:
             body = b""
         elif headers.get("transfer-encoding") == "chunked":
-            body = b""
+            pieces = []
             while True:
                 size = int((await reader.readuntil(b"\r\n"))[:-2].partition(b";")[0], 16)
                 payload = (await reader.readexactly(size + 2))[:-2]
                 if not size:
                     break
-                body += payload
+                pieces.append(payload)
+            body = b"".join(pieces)
         elif "content-length" in headers:
             body = await reader.readexactly(int(headers["content-length"]))
         else:
