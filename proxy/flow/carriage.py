@@ -93,7 +93,15 @@ class Carriage:
                     self._proved(exchange, trail)
                     if order.keep_prefill or own_rid is not None:
                         recipient.amend_with(await self._amend(exchange, own_rid))
-                    failure = await self._relay(exchange, recipient)
+                    whole = exchange.whole
+                    if whole is None:
+                        failure = await self._relay(exchange, recipient)
+                    else:
+                        recipient.whole(exchange.head, whole)
+                        self._decode_ended(exchange, None)
+                        if recipient.behind:
+                            await recipient.caught_up()
+                        recipient.end()
                     served = failure is None
                     return failure
                 if exchange.aborted:
@@ -184,13 +192,7 @@ class Carriage:
         figures.ended(_OK if failure is None else failure.outcome)
 
     async def _relay(self, exchange: Exchange, recipient: Recipient) -> Failure | None:
-        head, whole = exchange.head, exchange.whole
-        if whole is not None:
-            recipient.whole(head, whole)
-            self._decode_ended(exchange, None)
-            await recipient.caught_up()
-            recipient.end()
-            return None
+        head = exchange.head
         if not head.event_stream and not recipient.takes_oversize:
             return Failure(
                 Outcome.ENGINE_ERROR, "the answer is too large to be merged (setting limits.answer_bytes)"

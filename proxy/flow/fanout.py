@@ -148,10 +148,14 @@ class Merger:
             self._reply.payload(as_events(failure))
             self._reply.end()
 
+    @property
+    def behind(self) -> bool:
+        """Whether the client is slow."""
+        return self._reply.paused
+
     async def caught_up(self) -> None:
         """Waits for a slow client."""
-        if self._reply.paused:
-            await self._reply.drained()
+        await self._reply.drained()
 
     # --- whole answers
 
@@ -212,8 +216,13 @@ class Branch:
         """Takes the branch's answer."""
         self._merger.took_whole(self._number, head, body if self._amend is None else self._amend(body))
 
+    @property
+    def behind(self) -> bool:
+        """Whether the client is slow; the answer is written when its last branch has come."""
+        return self._merger.behind
+
     async def caught_up(self) -> None:
-        """The answer is written when its last branch has come."""
+        """Waits for a slow client."""
         await self._merger.caught_up()
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:

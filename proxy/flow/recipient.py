@@ -28,8 +28,13 @@ class Recipient(Sink, Protocol):
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """Takes an answer that is no stream; `caught_up` and `end` follow."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether the client is slow to take what it was given."""
+        ...
+
     async def caught_up(self) -> None:
-        """Waits for a client that is slow to take what it was given."""
+        """Waits for such a client."""
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """A stream begins; `pause` and `resume` stop and go on with its reading."""
@@ -85,10 +90,14 @@ class Direct:
             self._reply.extra_headers.append(self._trail.attempts_line)
         self._reply.whole(head.status_line, head.passed_on, body)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the client is slow."""
+        return self._reply.paused
+
     async def caught_up(self) -> None:
         """Waits for a slow client."""
-        if self._reply.paused:
-            await self._reply.drained()
+        await self._reply.drained()
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Opens the answer."""

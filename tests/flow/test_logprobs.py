@@ -41,12 +41,12 @@ def events_of(answer: Answer, stream: bool) -> list[Json]:
     return answer.json if isinstance(answer.json, list) else [answer.json]
 
 
-@generations
-@streamed_or_not
-def in_order(event: dict[str, Any]) -> tuple[int, int]:
+def in_order(event: Json) -> tuple[int, int]:
     return (event["index"] or 0, event["completion_tokens"])
 
 
+@generations
+@streamed_or_not
 @pytest.mark.parametrize("text", [PROMPT, [PROMPT, "another one", "x"]], ids=["single", "batch"])
 async def test_a_pair_tells_the_log_probabilities_that_one_engine_tells(
     version: str, stream: bool, text: Any
