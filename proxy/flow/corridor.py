@@ -50,7 +50,7 @@ class Corridor:
             trail.outcome = Outcome.CLIENT_GONE
             raise
         except PdError as error:
-            trail.outcome = _outcome_of(error)
+            trail.outcome, trail.refusal = _outcome_of(error), error.message
             self._tell(reply, error)
         except Exception:
             log.exception("a request failed by a fault of the proxy", request_id=request.request_id)

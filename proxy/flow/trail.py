@@ -24,6 +24,8 @@ class Trail(msgspec.Struct):
     """One for each attempt, the same on both legs."""
     room: int | None = None
     failures: list[Failure] = []
+    refusal: str | None = None
+    """Why it was turned away, where no attempt failed."""
     outcome: Outcome = Outcome.INTERNAL
 
     @property
@@ -33,7 +35,7 @@ class Trail(msgspec.Struct):
 
     @property
     def told(self) -> str | None:
-        """The failures in one line; None if there was none."""
+        """What went wrong, in one line; None if nothing did."""
         if not self.failures:
-            return None
+            return self.refusal
         return "; ".join(f"{one.outcome.value}: {one.message[:200]}" for one in self.failures)
