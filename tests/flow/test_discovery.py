@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.flow.talk import GENERATE, PROMPT, ask
+from tests.flow.talk import GENERATE, PROMPT, ask, body_for, opened
 from tests.support.engines import OwnProcess, expected, start_engine_process
 from tests.support.etcd import Etcd, etcd_server
 from tests.support.proxies import Proxy, eventually, start_proxy
@@ -25,7 +25,7 @@ async def registered(role: str, etcd: Etcd, *more: str, **fields: object) -> Asy
 
 
 def discovering(etcd: Etcd, snapshot: Path | None = None) -> dict[str, dict[str, object]]:
-    """Settings of a proxy that looks into `etcd`."""
+    """Settings of a proxy that looks into `etcd`; all turns are equal, so that few requests meet everyone."""
     found: dict[str, object] = {"etcd_endpoints": [etcd.url]}
     if snapshot is not None:
         found["snapshot_path"] = str(snapshot)
@@ -50,31 +50,45 @@ async def served(proxy: Proxy, count: int = 4) -> set[str]:
 async def test_registered_workers_are_found_and_a_drained_one_gets_nothing_new(etcd_server: Etcd) -> None:
     async with (
         registered("prefill", etcd_server),
-        registered("decode", etcd_server) as leaving,
-        registered("decode", etcd_server) as staying,
+        registered("decode", etcd_server, decode_ms_per_token=25) as leaving,
+        registered("decode", etcd_server, decode_ms_per_token=25) as staying,
         start_proxy(**discovering(etcd_server)) as proxy,
     ):
         ids = {leaving.worker.worker_id, staying.worker.worker_id}
         await eventually(lambda: ids <= known(proxy) and proxy.service.unready() is None)
         assert await served(proxy, 8) == ids
-        ending = asyncio.get_running_loop().create_task(leaving.terminate())
-        await eventually(lambda: leaving.worker.worker_id not in known(proxy))
-        assert await served(proxy, 8) == {staying.worker.worker_id}
-        assert await ending == 0
+        body = body_for(GENERATE, tokens=60)
+        async with (
+            asyncio.TaskGroup() as group,
+            opened(proxy.http, GENERATE, body) as one,
+            opened(proxy.http, GENERATE, body) as two,
+        ):
+            await one.next()
+            await two.next()
+            ending = group.create_task(leaving.terminate())
+            await eventually(lambda: leaving.worker.worker_id not in known(proxy))
+            assert await served(proxy, 4) == {staying.worker.worker_id}
+            for stream in (one, two):
+                assert (await stream.rest())[-1]["text"] == expected(PROMPT, 60)
+        assert ending.result() == 0
+        await eventually(lambda: ids <= {line["decode"] for line in proxy.lines[-2:]})
 
 
 async def test_a_dead_worker_goes_with_its_lease_and_comes_back_under_its_id(etcd_server: Etcd) -> None:
+    short_lived = ["--worker-id", "decode-x", "--registry-ttl-s", "3"]
     async with (
         registered("prefill", etcd_server),
         registered("decode", etcd_server) as other,
         start_proxy(**discovering(etcd_server)) as proxy,
     ):
-        async with registered("decode", etcd_server, "--worker-id", "decode-x") as dying:
+        async with registered("decode", etcd_server, *short_lived) as dying:
             await eventually(lambda: {"decode-x", other.worker.worker_id} <= known(proxy))
             await dying.kill()
             # Until the lease ends the dead one is known, but its refusals are hidden.
             await served(proxy, 6)
-        async with registered("decode", etcd_server, "--worker-id", "decode-x") as back:
+            await eventually(lambda: proxy.service.pool.get("decode-x") is None, 20)
+            assert await served(proxy) == {other.worker.worker_id}
+        async with registered("decode", etcd_server, *short_lived) as back:
             await eventually(
                 lambda: (
                     (member := proxy.service.pool.get("decode-x")) is not None
