@@ -8,8 +8,8 @@ from typing import Protocol
 from proxy.flow.request import Reply
 from proxy.flow.trail import Trail
 from proxy.telemetry.histogram import Histogram
+from proxy.upstream.decode_leg import Sink
 from proxy.upstream.framing import ResponseHead
-from proxy.upstream.legs import Sink
 from proxy.upstream.outcome import Failure
 
 Amend = Callable[[bytes], bytes]

@@ -11,10 +11,11 @@ from proxy.routing.ledger import Ledger
 from proxy.routing.placement import Placement
 from proxy.upstream.carriers import Carriers, ConnectFailed
 from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.decode_leg import DecodeLeg, Sink
 from proxy.upstream.framing import ResponseHead
-from proxy.upstream.legs import DecodeLeg, PrefillLeg, Sink
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
+from proxy.upstream.prefill_leg import PrefillLeg
 from proxy.upstream.sweeper import Sweeper
 
 

@@ -16,8 +16,9 @@ from proxy.edge.connection import ClientConnection
 from proxy.flow.request import Request
 from proxy.roster import Change
 from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.decode_leg import DecodeLeg
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.legs import DecodeLeg, PrefillLeg
+from proxy.upstream.prefill_leg import PrefillLeg
 from tests.flow.scripted import EVENT_HEAD, Stage, Visit, ask, chunked, event, post, read_head, start_stage
 from tests.flow.talk import GENERATE, body_for, start_fleet
 from tests.support.engines import reached

@@ -1,4 +1,4 @@
-"""The two legs of an attempt: what each makes of its worker's answer."""
+"""The decode leg of an attempt: its answer is held until judged, then relayed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from typing import Protocol
 from proxy.errors import Overloaded
 from proxy.roster import Role
 from proxy.routing.ledger import Ledger
-from proxy.upstream.classify import Judge, Verdict, judge_error
+from proxy.upstream.breakage import broken, nobody
+from proxy.upstream.classify import Judge, Verdict
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.outcome import Failure, Outcome
-
-_LONGEST_ERROR = 65536
-
-
-def _nobody(failure: Failure | None) -> None:
-    """Hears what comes after the end."""
 
 
 class Sink(Protocol):
@@ -28,114 +23,6 @@ class Sink(Protocol):
 
     def payload(self, data: bytes) -> None:
         """Whole events, or a piece of a body that is no event stream."""
-
-
-def broken(reason: str, role: Role, untouched: bool, reused: bool, begun: bool) -> Failure:
-    """What a connection that broke means."""
-    if untouched and reused:
-        return Failure(Outcome.STALE_CONNECTION, reason, 502, role)
-    if untouched:
-        return Failure(Outcome.RESET, reason, 502, role)
-    return Failure(Outcome.TRUNCATED_MIDSTREAM if begun else Outcome.TRUNCATED, reason, 502, role)
-
-
-class PrefillLeg:
-    """Drains prefill's answer; its end is the end of the KV transfer."""
-
-    __slots__ = (
-        "_judge",
-        "_keep_limit",
-        "_kept",
-        "_on_over",
-        "connection",
-        "failure",
-        "over",
-        "raw",
-        "status",
-    )
-
-    def __init__(
-        self, judge: Judge, keep_limit_bytes: int, on_over: Callable[[Failure | None], None]
-    ) -> None:
-        """Makes a leg.
-
-        Args:
-            judge: for events that come with status 200.
-            keep_limit_bytes: how much of a good answer to keep for `kept`; 0: none is wanted.
-            on_over: called once, with the failure if it was one.
-        """
-        self._judge = judge
-        self._keep_limit = keep_limit_bytes
-        self._kept: list[bytes] = []
-        self._on_over = on_over
-        self.raw = keep_limit_bytes == 0
-        self.status = 0
-        self.failure: Failure | None = None
-        self.over = False
-        self.connection: UpstreamConnection | None = None
-
-    @property
-    def kept(self) -> bytes:
-        """The answer, as far as it was to be kept."""
-        return b"".join(self._kept)
-
-    def on_head(self, head: ResponseHead) -> None:
-        """A status other than 200 has a body worth keeping."""
-        self.status = head.status
-        if head.status != 200 and not self._keep_limit:
-            self._keep_limit = _LONGEST_ERROR
-
-    def on_whole(self, head: ResponseHead, body: bytes) -> None:
-        """All at once."""
-        self.on_head(head)
-        self.on_body(body)
-        self.on_end()
-
-    def on_raw(self, data: bytes) -> None:
-        """Events: looked at only if they might tell of a failure, and only once."""
-        if self.failure is None and (b'"error"' in data or b'"abort"' in data):
-            verdict = self._judge.events(data)
-            if isinstance(verdict, Failure):
-                self.failure = verdict
-
-    def on_events(self, payload: bytes) -> None:
-        """The same, kept if wanted."""
-        self.on_raw(payload)
-        self.on_body(payload)
-
-    def on_body(self, piece: bytes) -> None:
-        """Kept as far as wanted, thrown away otherwise."""
-        if self._keep_limit > 0:
-            self._keep_limit -= len(piece)
-            self._kept.append(piece)
-
-    def on_end(self) -> None:
-        """The transfer has ended, one way or the other."""
-        if self.status != 200:
-            self.failure = judge_error(self.status, self.kept, Role.PREFILL)
-        self._finish(self.failure)
-
-    def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
-        """The transfer may or may not have happened."""
-        self._finish(broken(reason, Role.PREFILL, untouched, reused, False))
-
-    def _finish(self, failure: Failure | None) -> None:
-        self.connection = None
-        self.failure = failure
-        self.over = True
-        self._on_over(failure)
-
-    def abort(self) -> None:
-        """Closes the connection, which for SGLang is the abort; nobody is called any more.
-
-        To be called at the end in any case: it also lets go of whoever was to be called, or each
-        attempt would stay, body and all, in a reference cycle until the garbage collector comes.
-        """
-        connection, self.connection = self.connection, None
-        self.over = True
-        self._on_over = _nobody
-        if connection is not None:
-            connection.abort()
 
 
 class DecodeLeg:
@@ -312,6 +199,6 @@ class DecodeLeg:
         self.judged = self.over = True
         self._let_go()
         self._sink = None
-        self._on_over = self._on_verdict = _nobody
+        self._on_over = self._on_verdict = nobody
         if connection is not None:
             connection.abort()
