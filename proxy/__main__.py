@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for notice in loaded.notices:
         print(f"pd-proxy: note: {notice}", file=sys.stderr)
-    _raise_file_limit()
     from proxy.app import run  # why: --help and a wrong setting need none of what it imports
 
     return run(loaded.settings)
@@ -51,12 +49,6 @@ def _version() -> str:
         return version("pd-proxy")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def _raise_file_limit() -> None:
-    """A connection is a file: takes as many as the hard limit grants."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

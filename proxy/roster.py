@@ -1,4 +1,4 @@
-"""The nouns: workers, their roles and states, pairs, and changes of the set. Pure values."""
+"""The nouns: workers, their roles and states, and changes of the set. Pure values."""
 
 from __future__ import annotations
 
@@ -99,14 +99,6 @@ class Worker:
     def port(self) -> int:
         """The url's port."""
         return urlsplit(self.url).port or 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The two servers of one attempt."""
-
-    prefill: Worker
-    decode: Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from proxy.upstream.framing import Dechunker, FramingError
 class Body:
     """Collects one body. `release` gives its bytes back to the ledger; it must be called once."""
 
-    __slots__ = ("_counted", "_dechunker", "_ledger", "_left", "_limit", "_pieces", "_size")
+    __slots__ = ("_counted", "_dechunker", "_ledger", "_left", "_limit", "_pieces")
 
     def __init__(self, content_length: int | None, chunked: bool, limit_bytes: int, ledger: Ledger) -> None:
         """Starts a body.
@@ -22,7 +22,7 @@ class Body:
         self._limit = limit_bytes
         self._ledger = ledger
         self._pieces: list[bytes] = []
-        self._counted = self._size = 0
+        self._counted = 0
         self._dechunker = Dechunker() if chunked else None
         self._left = content_length or 0
         self._count(self._left)
@@ -41,11 +41,6 @@ class Body:
         """Whether all of it is here."""
         return self._dechunker is None and self._left == 0
 
-    @property
-    def size_bytes(self) -> int:
-        """How much is here."""
-        return self._size
-
     def feed(self, data: bytes) -> bytes:
         """Takes what belongs to the body.
 
@@ -63,7 +58,6 @@ class Body:
         if len(data) > self._left:
             data, extra = data[: self._left], data[self._left :]
         self._left -= len(data)
-        self._size += len(data)
         self._pieces.append(data)
         return extra
 
@@ -74,7 +68,6 @@ class Body:
         except FramingError as error:
             raise BadRequest(f"the request's body is malformed: {error}") from None
         came = sum(map(len, self._pieces[before:]))
-        self._size += came
         self._count(came)
         if end < 0:
             return b""

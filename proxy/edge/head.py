@@ -25,7 +25,7 @@ _NOT_PASSED_ON = frozenset(
         b"expect",
         # A compressed answer could be neither judged nor continued.
         b"accept-encoding",
-        # Both are ours to set: see `Heads`.
+        # Ours to set: accepted or made, and sent on in any case.
         b"x-request-id",
     ]
 )
@@ -48,7 +48,6 @@ class HeadRules:
 class RequestHead(msgspec.Struct, frozen=True):
     """What the client's head says."""
 
-    method: bytes
     target: bytes
     http10: bool
     keep_alive: bool
@@ -104,7 +103,6 @@ def parse_head(head: bytes, rules: HeadRules) -> RequestHead:
     if not read.has_host and version == "1.1":
         raise BadRequest("the request has no Host header")
     return RequestHead(
-        method=parser.get_method(),
         target=collector.target,
         http10=version == "1.0",
         keep_alive=parser.should_keep_alive(),

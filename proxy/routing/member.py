@@ -15,7 +15,6 @@ class Member:
         "in_flight",
         "joined_at",
         "last_ok_at",
-        "probe_failures",
         "probe_ok",
         "probe_reason",
         "slow_start_s",
@@ -37,7 +36,6 @@ class Member:
         """Monotonic seconds of the last good answer to a real request or a probe."""
         self.probe_ok: bool | None = None
         """None until probed."""
-        self.probe_failures = 0
         self.probe_reason = ""
         """Why the last failed probe failed."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from proxy.clock import Clock
 from proxy.errors import NoPair, UnknownModel
-from proxy.roster import Change, Pair, Role, Worker
+from proxy.roster import Change, Role, Worker
 from proxy.routing.breaker import FIRST_EPOCH, Breaker, Settlement
 from proxy.routing.group import Group, PoolRules
 from proxy.routing.lineup import Lineup, missing
@@ -288,8 +288,3 @@ class Pool:
         """A request has left a worker."""
         if member.cap is not None and (group := self._groups.get(member.worker.model)) is not None:
             self.on_room(group)
-
-
-def pair_of(placement: Placement) -> Pair:
-    """The two workers."""
-    return Pair(placement.prefill.worker, placement.decode.worker)
