@@ -22,7 +22,7 @@ from proxy.routing.placement import Placement
 from proxy.routing.pool import Edge, Pool
 from proxy.telemetry.metrics import Metrics, WorkerMetrics
 from proxy.upstream.carriers import Carriers
-from proxy.upstream.exchange import Exchange, ExchangeRules
+from proxy.upstream.exchange import Exchange, ExchangeRules, Upstream
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
 from proxy.upstream.splice import mint_room
@@ -63,6 +63,9 @@ class Carriage:
     def __init__(self, rules: CarriageRules, means: Means) -> None:
         self._rules = rules
         self._means = means
+        self._upstream = Upstream(
+            means.carriers, means.sweeper, means.ledger, rules.exchange, means.loop, self._prefill_over
+        )
         self.live: dict[str, Exchange] = {}
         """Attempts by their rid."""
 
@@ -138,12 +141,7 @@ class Carriage:
             placement,
             mint_room(means.rng.getrandbits(62)),
             rid,
-            means.carriers,
-            means.sweeper,
-            means.ledger,
-            self._rules.exchange,
-            means.loop,
-            self._prefill_over,
+            self._upstream,
             trail.received_at,
             now,
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import Overloaded
 from proxy.roster import Role
 from proxy.routing.ledger import Ledger
-from proxy.upstream.breakage import broken, nobody
-from proxy.upstream.classify import Judge, Verdict
+from proxy.upstream.breakage import NOBODY, LegOwner, broken
+from proxy.upstream.classify import Verdict
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
+from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
 
 
@@ -34,8 +34,7 @@ class DecodeLeg:
         "_held_limit",
         "_judge",
         "_ledger",
-        "_on_over",
-        "_on_verdict",
+        "_owner",
         "_sink",
         "connection",
         "head",
@@ -46,34 +45,24 @@ class DecodeLeg:
         "streaming",
     )
 
-    def __init__(
-        self,
-        judge: Judge,
-        raw: bool,
-        held_limit_bytes: int,
-        ledger: Ledger,
-        on_verdict: Callable[[Failure | None], None],
-        on_over: Callable[[Failure | None], None],
-    ) -> None:
+    def __init__(self, owner: LegOwner, order: Order, held_limit_bytes: int, ledger: Ledger) -> None:
         """Makes a leg.
 
         Args:
-            judge: tells tokens from failures.
-            raw: whether the sink can take events in the worker's chunks.
+            owner: is told of the verdict, once, before anything may be relayed; and after a good one
+                of the end, once.
+            order: what was asked for.
             held_limit_bytes: how much is held at most; an answer beyond it counts as good.
             ledger: counts what is held.
-            on_verdict: called once, with the failure if it was one: before anything may be relayed.
-            on_over: called once after a good verdict, with the failure if the answer broke off.
         """
-        self._judge = judge
+        self._owner: LegOwner = owner
+        self._judge = order.judge(Role.DECODE)
         self._held: list[tuple[bool, bytes]] = []
         self._held_bytes = 0
         self._held_limit = held_limit_bytes
         self._ledger = ledger
-        self._on_verdict = on_verdict
-        self._on_over = on_over
         self._sink: Sink | None = None
-        self.raw = raw
+        self.raw = order.raw
         self.head: ResponseHead | None = None
         self.streaming = False
         """Whether the answer is an event stream, to be relayed as it comes."""
@@ -148,14 +137,14 @@ class DecodeLeg:
 
     def _judged(self, failure: Failure | None) -> None:
         self.judged = True
-        self._on_verdict(failure)
+        self._owner.judged(failure)
 
     def on_end(self) -> None:
         """The answer is whole."""
         self.connection = None
         self.over = True
         if self.judged:
-            self._on_over(None)
+            self._owner.decode_over(None)
         elif self.streaming:
             self._judged(Failure(Outcome.EMPTY, "the stream ended without a token", 502, Role.DECODE))
         else:
@@ -168,7 +157,7 @@ class DecodeLeg:
         self.over = True
         failure = broken(reason, Role.DECODE, untouched, reused, self.judged)
         if self.judged:
-            self._on_over(failure)
+            self._owner.decode_over(failure)
         else:
             self._judged(failure)
 
@@ -199,6 +188,6 @@ class DecodeLeg:
         self.judged = self.over = True
         self._let_go()
         self._sink = None
-        self._on_over = self._on_verdict = nobody
+        self._owner = NOBODY
         if connection is not None:
             connection.abort()

@@ -34,6 +34,19 @@ class ExchangeRules:
     answer_bytes: int = 64 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What every exchange works with."""
+
+    carriers: Carriers
+    sweeper: Sweeper
+    ledger: Ledger
+    rules: ExchangeRules
+    loop: asyncio.AbstractEventLoop
+    on_prefill_over: Callable[[Exchange], None]
+    """Called at the end of prefill's leg, unless the exchange was closed before."""
+
+
 # An attempt's phase. Plain numbers: an enum's members cost a look-up each.
 _WAITING, _RELAYING, _DRAINING, _CLOSED = range(4)
 
@@ -45,20 +58,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "_carriers",
         "_decode",
-        "_loop",
-        "_on_prefill_over",
         "_over",
         "_phase",
         "_prefill",
         "_prefill_waiter",
         "_reads_seen",
         "_received_at",
-        "_rules",
         "_seen_at",
         "_started_at",
-        "_sweeper",
+        "_upstream",
         "aborted",
         "dispatched_at",
         "order",
@@ -75,15 +84,11 @@ class Exchange:
         placement: Placement,
         room: int,
         rid: str,
-        carriers: Carriers,
-        sweeper: Sweeper,
-        ledger: Ledger,
-        rules: ExchangeRules,
-        loop: asyncio.AbstractEventLoop,
-        on_prefill_over: Callable[[Exchange], None],
+        upstream: Upstream,
         received_at: float,
         dispatched_at: float,
     ) -> None:
+        sweeper = upstream.sweeper
         self.order = order
         self.placement = placement
         self.room = room
@@ -95,25 +100,17 @@ class Exchange:
         """Whether /abort_request has hit it: what comes of that is no failure to retry."""
         self.prefill_failure: Failure | None = None
         """What prefill's leg told, also when it told it too late to matter."""
-        self._carriers = carriers
-        self._sweeper = sweeper
-        self._rules = rules
-        self._loop = loop
-        self._on_prefill_over = on_prefill_over
+        self._upstream = upstream
         self._phase = _WAITING
         self._received_at = received_at
         self._started_at = self._seen_at = sweeper.now
         self._reads_seen = 0
-        self.verdict: asyncio.Future[Failure | None] = loop.create_future()
+        self.verdict: asyncio.Future[Failure | None] = upstream.loop.create_future()
         """Done when the attempt has failed, or has something for the client (None)."""
         self._over: asyncio.Future[Failure | None] | None = None
         self._prefill_waiter: asyncio.Future[None] | None = None
-        self._prefill = PrefillLeg(
-            order.judge(Role.PREFILL), rules.answer_bytes if order.keep_prefill else 0, self._prefill_over
-        )
-        self._decode = DecodeLeg(
-            order.judge(Role.DECODE), order.raw, rules.answer_bytes, ledger, self._judged, self._decode_over
-        )
+        self._prefill = PrefillLeg(self, order, upstream.rules.answer_bytes)
+        self._decode = DecodeLeg(self, order, upstream.rules.answer_bytes, upstream.ledger)
         sweeper.members.add(self)
 
     # --- what the request's task calls
@@ -121,7 +118,7 @@ class Exchange:
     async def dispatch(self) -> None:
         """Sends the request to both; a failure to connect becomes the verdict."""
         prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
-        carriers, order = self._carriers, self.order
+        carriers, order = self._upstream.carriers, self.order
         rest = order.rest(prefill, self.room, self.rid)
         connection = carriers.reuse(prefill) or await self._connect(prefill)
         if connection is not None:
@@ -134,9 +131,9 @@ class Exchange:
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:
-            connection = await self._carriers.connect(worker)
+            connection = await self._upstream.carriers.connect(worker)
         except ConnectFailed as error:
-            self._judged(Failure(Outcome.CONNECT, error.message, 503, worker.role, retry_after_s=2))
+            self.judged(Failure(Outcome.CONNECT, error.message, 503, worker.role, retry_after_s=2))
             return None
         if self.verdict.done():
             connection.abort()
@@ -157,13 +154,13 @@ class Exchange:
     def relay_to(self, sink: Sink) -> None:
         """From now on `sink` gets decode's answer, what has come so far first."""
         self._phase = _RELAYING
-        self._seen_at = self._sweeper.now
+        self._seen_at = self._upstream.sweeper.now
         self._decode.relay_to(sink)
 
     async def over(self) -> Failure | None:
         """Waits until decode's answer has ended, or broken off (the failure)."""
         if self._over is None:
-            self._over = self._loop.create_future()
+            self._over = self._upstream.loop.create_future()
             if self._decode.over:
                 self._over.set_result(None)
         return await self._over
@@ -171,7 +168,7 @@ class Exchange:
     async def prefill_answer(self, timeout_s: float) -> bytes | None:
         """Waits for prefill's answer; None if it failed or does not come in time."""
         if not self._prefill.over:
-            self._prefill_waiter = self._loop.create_future()
+            self._prefill_waiter = self._upstream.loop.create_future()
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._prefill_waiter
@@ -186,7 +183,7 @@ class Exchange:
 
     def resume(self) -> None:
         """The client has caught up."""
-        self._seen_at = self._sweeper.now
+        self._seen_at = self._upstream.sweeper.now
         if self._decode.connection is not None:
             self._decode.connection.resume()
 
@@ -200,7 +197,7 @@ class Exchange:
         self.placement.release_decode()
         if served and not self._prefill.over:
             self._phase = _DRAINING
-            self._seen_at = self._sweeper.now
+            self._seen_at = self._upstream.sweeper.now
             return
         self._leave()
 
@@ -208,37 +205,40 @@ class Exchange:
         self._phase = _CLOSED
         self._prefill.abort()
         self.placement.release_prefill()
-        self._sweeper.members.discard(self)
+        self._upstream.sweeper.members.discard(self)
 
     # --- what the legs and the sweeper call
 
-    def _judged(self, failure: Failure | None) -> None:
+    def judged(self, failure: Failure | None) -> None:
+        """The attempt has failed, or has something for the client."""
         if not self.verdict.done():
             self.verdict.set_result(failure)
 
-    def _decode_over(self, failure: Failure | None) -> None:
+    def decode_over(self, failure: Failure | None) -> None:
+        """Decode's answer has ended, or broken off."""
         self.placement.release_decode()
         if self._over is None:
-            self._over = self._loop.create_future()
+            self._over = self._upstream.loop.create_future()
         if not self._over.done():
             self._over.set_result(failure)
 
-    def _prefill_over(self, failure: Failure | None) -> None:
+    def prefill_over(self, failure: Failure | None) -> None:
+        """Prefill's leg has ended, one way or the other."""
         self.placement.release_prefill()
         self.prefill_failure = failure
-        self._seen_at = self._sweeper.now
-        self._on_prefill_over(self)
+        self._seen_at = self._upstream.sweeper.now
+        self._upstream.on_prefill_over(self)
         if self._phase == _DRAINING:
             self._leave()
         elif failure is not None:
-            self._judged(failure)
+            self.judged(failure)
         if self._prefill_waiter is not None and not self._prefill_waiter.done():
             self._prefill_waiter.set_result(None)
 
     def sweep(self, now: float) -> None:
         """Looks at the deadlines."""
         if self._phase == _DRAINING:
-            if now - self._seen_at > self._rules.drain_prefill_s:
+            if now - self._seen_at > self._upstream.rules.drain_prefill_s:
                 self._leave()
         elif not self.verdict.done():
             self._sweep_waiting(now)
@@ -246,7 +246,7 @@ class Exchange:
             self._sweep_relaying(now)
 
     def _sweep_waiting(self, now: float) -> None:
-        rules = self._rules
+        rules = self._upstream.rules
         outcome, limit_s, since = Outcome.FIRST_TOKEN_TIMEOUT, rules.first_token_s, self._started_at
         if not self.order.stream:
             if rules.total_s is not None:
@@ -259,18 +259,18 @@ class Exchange:
             limit_s, since = rules.first_token_after_prefill_s, self._seen_at
         if now - since > limit_s:
             what = "token" if self.order.stream else "answer"
-            self._judged(Failure(outcome, f"no {what} within {limit_s:g} s", 504, Role.DECODE))
+            self.judged(Failure(outcome, f"no {what} within {limit_s:g} s", 504, Role.DECODE))
 
     def _sweep_relaying(self, now: float) -> None:
         connection = self._decode.connection
         if self._decode.reads != self._reads_seen or (connection is not None and connection.paused):
             self._reads_seen = self._decode.reads
             self._seen_at = now
-        elif now - self._seen_at > self._rules.between_chunks_s:
-            message = f"nothing for {self._rules.between_chunks_s:g} s in the middle of the answer"
+        elif now - self._seen_at > self._upstream.rules.between_chunks_s:
+            message = f"nothing for {self._upstream.rules.between_chunks_s:g} s in the middle of the answer"
             failure = Failure(Outcome.STALL, message, 504, Role.DECODE)
             self._decode.abort()
             if self.verdict.done():
-                self._decode_over(failure)
+                self.decode_over(failure)
             else:
-                self._judged(failure)
+                self.judged(failure)

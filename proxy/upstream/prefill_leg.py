@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from proxy.roster import Role
-from proxy.upstream.breakage import broken, nobody
-from proxy.upstream.classify import Judge, judge_error
+from proxy.upstream.breakage import NOBODY, LegOwner, broken
+from proxy.upstream.classify import judge_error
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
+from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure
 
 _LONGEST_ERROR = 65536
@@ -21,7 +20,7 @@ class PrefillLeg:
         "_judge",
         "_keep_limit",
         "_kept",
-        "_on_over",
+        "_owner",
         "connection",
         "failure",
         "over",
@@ -29,21 +28,19 @@ class PrefillLeg:
         "status",
     )
 
-    def __init__(
-        self, judge: Judge, keep_limit_bytes: int, on_over: Callable[[Failure | None], None]
-    ) -> None:
+    def __init__(self, owner: LegOwner, order: Order, answer_bytes: int) -> None:
         """Makes a leg.
 
         Args:
-            judge: for events that come with status 200.
-            keep_limit_bytes: how much of a good answer to keep for `kept`; 0: none is wanted.
-            on_over: called once, with the failure if it was one.
+            owner: is told of the end, once.
+            order: what was asked for, and whether the answer is to be kept.
+            answer_bytes: how much of an answer that is wanted is kept.
         """
-        self._judge = judge
-        self._keep_limit = keep_limit_bytes
+        self._owner: LegOwner = owner
+        self._judge = order.judge(Role.PREFILL)
+        self._keep_limit = answer_bytes if order.keep_prefill else 0
         self._kept: list[bytes] = []
-        self._on_over = on_over
-        self.raw = keep_limit_bytes == 0
+        self.raw = not order.keep_prefill
         self.status = 0
         self.failure: Failure | None = None
         self.over = False
@@ -62,6 +59,9 @@ class PrefillLeg:
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
         """All at once."""
+        if head.status == 200 and not self._keep_limit:
+            self._finish(None)
+            return
         self.on_head(head)
         self.on_body(body)
         self.on_end()
@@ -98,7 +98,7 @@ class PrefillLeg:
         self.connection = None
         self.failure = failure
         self.over = True
-        self._on_over(failure)
+        self._owner.prefill_over(failure)
 
     def abort(self) -> None:
         """Closes the connection, which for SGLang is the abort; nobody is called any more.
@@ -108,6 +108,6 @@ class PrefillLeg:
         """
         connection, self.connection = self.connection, None
         self.over = True
-        self._on_over = nobody
+        self._owner = NOBODY
         if connection is not None:
             connection.abort()
