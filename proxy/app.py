@@ -32,6 +32,7 @@ from proxy.flow.admission import Admission
 from proxy.flow.carriage import Carriage, Means
 from proxy.flow.corridor import Corridor
 from proxy.flow.journal import Journal
+from proxy.ids import Ids
 from proxy.leaving import Leaving
 from proxy.roster import Change, Worker
 from proxy.routing.ledger import Ledger
@@ -100,6 +101,7 @@ class Service:
         self.admission = Admission(self.pool, rules.admission(settings), loop)
         self.inquiries = Inquiries(rules.revealed(settings.upstream.api_key), settings.upstream.connect_s)
         self.probes = Probes(rules.probes(settings), self.pool, self.inquiries, clock, rng)
+        ids = Ids(rng)
         means = Means(
             pool=self.pool,
             admission=self.admission,
@@ -110,6 +112,7 @@ class Service:
             clock=clock,
             sleep=sleep,
             rng=rng,
+            new_rid=ids.fresh,
             loop=loop,
         )
         self.carriage = Carriage(rules.carriage(settings), means)
@@ -129,7 +132,7 @@ class Service:
             self.ledger,
             self.sweeper,
             clock,
-            lambda: f"{rng.getrandbits(128):032x}",
+            ids.fresh,
             self.requests.create_task,
             lambda: self._control_protocol(),
         )

@@ -7,10 +7,19 @@ from proxy.routing.ledger import Ledger
 from proxy.upstream.framing import Dechunker, FramingError
 
 
-class Body:
-    """Collects one body. `release` gives its bytes back to the ledger; it must be called once."""
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Raises BodyTooLarge if a body of that size is over the limit."""
+    if size_bytes > limit_bytes:
+        raise BodyTooLarge(
+            f"the request's body has over {limit_bytes} bytes, the most that is taken "
+            f"(setting limits.body_bytes)"
+        )
 
-    __slots__ = ("_counted", "_dechunker", "_ledger", "_left", "_limit", "_pieces")
+
+class Body:
+    """Collects one body that comes in pieces; what it holds stays counted, for its owner to give back."""
+
+    __slots__ = ("_dechunker", "_ledger", "_left", "_limit", "_pieces", "held_bytes")
 
     def __init__(self, content_length: int | None, chunked: bool, limit_bytes: int, ledger: Ledger) -> None:
         """Starts a body.
@@ -22,19 +31,16 @@ class Body:
         self._limit = limit_bytes
         self._ledger = ledger
         self._pieces: list[bytes] = []
-        self._counted = 0
+        self.held_bytes = 0
+        """Counted in the ledger."""
         self._dechunker = Dechunker() if chunked else None
         self._left = content_length or 0
         self._count(self._left)
 
     def _count(self, more: int) -> None:
-        if self._counted + more > self._limit:
-            raise BodyTooLarge(
-                f"the request's body has over {self._limit} bytes, the most that is taken "
-                f"(setting limits.body_bytes)"
-            )
+        check_size(self.held_bytes + more, self._limit)
         self._ledger.take(more)
-        self._counted += more
+        self.held_bytes += more
 
     @property
     def complete(self) -> bool:
@@ -78,8 +84,3 @@ class Body:
         """The whole body."""
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def release(self) -> None:
-        """Gives its bytes back to the ledger."""
-        self._ledger.give(self._counted)
-        self._counted = 0

@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from proxy.edge.body import Body
+from proxy.edge.body import Body, check_size
 from proxy.edge.door import Door
 from proxy.edge.handover import hand_over
 from proxy.edge.head import RequestHead
 from proxy.edge.intake import read_intake
 from proxy.edge.reply import Reply
+from proxy.edge.routes import DATA_ROUTES, data_route
+from proxy.edge.serving import Serving
 from proxy.errors import BadRequest, HeadTooLarge, Overloaded, PdError, SlowClient, Unauthorized
 from proxy.flow.request import Request, Route
 
-DATA_ROUTES = {
-    b"/generate": Route.GENERATE,
-    b"/v1/chat/completions": Route.CHAT_COMPLETIONS,
-    b"/v1/completions": Route.COMPLETIONS,
-}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S = 2.0  # why: closing with unread bytes resets the connection, and the client never sees its answer
 
@@ -51,13 +48,13 @@ class ClientConnection(asyncio.Protocol):
         "_buffer",
         "_door",
         "_head",
-        "_next",
+        "_held_bytes",
         "_reply",
+        "_serving",
         "_since",
         "_state",
-        "_task",
         "_transport",
-        "_waiter",
+        "_unread",
     )
 
     def __init__(self, door: Door) -> None:
@@ -68,11 +65,11 @@ class ClientConnection(asyncio.Protocol):
         self._body_began_at = 0.0
         self._buffer = b""
         self._head: RequestHead | None = None
-        self._body: Body | None = None
+        self._body: Body | None = None  # while it comes in pieces
+        self._held_bytes = 0  # of the body, once it is complete
+        self._unread = True  # whether something of the present request is still to come
         self._reply: Reply | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[tuple[Request, Reply]] | None = None
-        self._next: tuple[Request, Reply] | None = None
+        self._serving = Serving(door)
 
     @property
     def busy(self) -> bool:
@@ -125,35 +122,36 @@ class ClientConnection(asyncio.Protocol):
                     HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
                 )
             return
-        route = _data_route(data)
+        route = data_route(data)
         if route is None:
             self._leave_to_control(data)
             return
         self._buffer = b""
+        door = self._door
         try:
-            if end > self._door.rules.head.head_bytes:
+            if end > door.rules.head.head_bytes:
                 raise HeadTooLarge(
                     f"the request's head has {end} bytes, over the limit (setting limits.head_bytes)"
                 )
-            self._head, length = self._door.heads.read(data[:end])
+            self._head, length = door.heads.read(data[:end])
             head = self._head
-            if not self._door.admits(head.authorization):
+            if not door.admits(head.authorization):
                 raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
-            self._body = body = Body(
-                head.content_length if length is None else length,
-                head.chunked,
-                self._door.rules.body_bytes,
-                self._door.ledger,
-            )
+            size = (head.content_length if length is None else length) or 0
+            self._body_began_at = door.now()
+            if len(data) - end < size or head.chunked:
+                self._begin_body(head, size, data[end:])
+                return
+            check_size(size, door.rules.body_bytes)
+            door.ledger.take(size)
         except PdError as error:
             self._refuse(error, route)
             return
-        self._state = _BODY
-        self._since = self._body_began_at = self._door.now()
-        if head.expects_continue and not body.complete and len(data) == end and not head.http10:
-            self._transport.write(_CONTINUE)
-        if len(data) > end or body.complete:
-            self._read_body(data[end:])
+        # The common case: all of the body came with its head.
+        self._held_bytes = size
+        size += end
+        self._buffer = data[size:]
+        self._serve(route, head, data[end:size])
 
     def _leave_to_control(self, data: bytes) -> None:
         self._forget()
@@ -161,27 +159,37 @@ class ClientConnection(asyncio.Protocol):
 
     # --- the body
 
+    def _begin_body(self, head: RequestHead, size: int, data: bytes) -> None:
+        self._body = Body(size, head.chunked, self._door.rules.body_bytes, self._door.ledger)
+        self._state = _BODY
+        self._since = self._body_began_at
+        if data:
+            self._read_body(data)
+        elif head.expects_continue and not head.http10:
+            self._transport.write(_CONTINUE)
+
     def _read_body(self, data: bytes) -> None:
-        body, door = self._body, self._door
+        body, head = self._body, self._head
         assert body is not None
+        assert head is not None
         try:
-            extra = body.feed(data) if data else b""
+            extra = body.feed(data)
         except PdError as error:
             self._refuse(error)
             return
-        if body.complete:
-            self._buffer = extra
-            self._serve(body)
-        else:
-            self._since = door.sweeper.now
+        if not body.complete:
+            self._since = self._door.sweeper.now
+            return
+        self._body = None
+        self._held_bytes = body.held_bytes
+        self._buffer = extra
+        self._serve(DATA_ROUTES[head.target.partition(b"?")[0]], head, body.join())
 
-    def _serve(self, body: Body) -> None:
-        head, door = self._head, self._door
-        assert head is not None
-        route = _ROUTES_BY_TARGET.get(head.target) or DATA_ROUTES[head.target.partition(b"?")[0]]
-        joined = body.join()
+    def _serve(self, route: Route, head: RequestHead, body: bytes) -> None:
+        door = self._door
+        self._unread = False
         try:
-            intake = read_intake(route, joined, door.rules.largest_n)
+            intake = read_intake(route, body, door.rules.largest_n)
         except BadRequest as error:
             self._refuse(error, route)
             return
@@ -192,36 +200,13 @@ class ClientConnection(asyncio.Protocol):
             route=route,
             request_line=b"POST %b HTTP/1.1\r\n" % head.target,
             headers=head.passed_on + id_line,
-            body=joined,
+            body=body,
             intake=intake,
             model=intake.model or head.model,
             request_id=request_id,
             received_at=self._body_began_at,
         )
-        self._hand_to_task(request, self._new_reply(head, id_line))
-
-    def _hand_to_task(self, request: Request, reply: Reply) -> None:
-        """One task serves all requests of a connection, for starting one costs as much as routing."""
-        if self._task is None:
-            self._task = self._door.spawn(self._serve_all(request, reply))
-        elif self._waiter is None:
-            self._next = (request, reply)
-        else:
-            self._waiter.set_result((request, reply))
-            self._waiter = None
-
-    async def _serve_all(self, request: Request, reply: Reply) -> None:
-        serve = self._door.corridor.serve
-        while True:
-            await serve(request, reply)
-            if self._state >= _CLOSING:
-                return
-            if self._next is None:
-                self._waiter = self._door.loop.create_future()
-                request, reply = await self._waiter
-            else:
-                request, reply = self._next
-                self._next = None
+        self._serving.start(request, self._new_reply(head, id_line))
 
     def _new_reply(self, head: RequestHead | None, id_line: bytes) -> Reply:
         self._reply = reply = Reply(
@@ -230,9 +215,8 @@ class ClientConnection(asyncio.Protocol):
             closes=head is None or not head.keep_alive,
             last=self._door.is_leaving,
             on_end=self._replied,
+            extra_headers=id_line,
         )
-        if id_line:
-            reply.extra_headers.append(id_line)
         return reply
 
     # --- the answer
@@ -244,7 +228,7 @@ class ClientConnection(asyncio.Protocol):
             request_id = head.request_id or self._door.new_request_id()
             id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
         reply = self._new_reply(head, id_line)
-        if self._body is None or not self._body.complete:
+        if self._unread:
             reply.close_after()
         if route is None:
             reply.fail(error)
@@ -252,7 +236,7 @@ class ClientConnection(asyncio.Protocol):
             self._door.corridor.refuse(route, request_id, reply, error, self._body_began_at)
 
     def _replied(self, closes: bool) -> None:
-        unread = self._body is None or not self._body.complete
+        unread = self._unread
         behind = self._reply is not None and self._reply.paused
         self._end_request()
         if unread:
@@ -277,6 +261,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = _CLOSING
         self._since = self._door.sweeper.now
         self._buffer = b""
+        self._serving.finish()
         self._transport.close()
 
     def _read_on(self) -> None:
@@ -286,9 +271,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_request(self) -> None:
         self._reply = self._head = None
-        if self._body is not None:
-            self._body.release()
-            self._body = None
+        self._unread = True
+        self._door.ledger.give(self._held_bytes if self._body is None else self._body.held_bytes)
+        self._held_bytes = 0
+        self._body = None
 
     def _linger(self) -> None:
         self._state = _LINGERING
@@ -325,8 +311,8 @@ class ClientConnection(asyncio.Protocol):
         if self._state == _CLOSED:
             return
         self._forget()
-        if self._task is not None and not answered:
-            self._task.cancel()
+        if not answered:
+            self._serving.cancel()
 
     def _forget(self) -> None:
         self._state = _CLOSED
@@ -334,9 +320,7 @@ class ClientConnection(asyncio.Protocol):
         self._end_request()
         self._door.connections.discard(self)
         self._door.sweeper.members.discard(self)
-        if self._waiter is not None:
-            self._waiter.cancel()
-            self._waiter = None
+        self._serving.finish()
 
     def close_if_idle(self, idle_s: float) -> None:
         """Closes the connection if it has been idle for so long.
@@ -377,15 +361,3 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.abort()
         elif waited_s > rules.client_stall_s:
             self._transport.abort()
-
-
-_ROUTES_BY_TARGET = dict(DATA_ROUTES)
-_FIRST_LINES = tuple((b"POST %b" % path, len(path) + 5, route) for path, route in DATA_ROUTES.items())
-
-
-def _data_route(data: bytes) -> Route | None:
-    """The data route that a request's first line names, or None."""
-    for start, length, route in _FIRST_LINES:
-        if data.startswith(start) and data[length : length + 1] in (b" ", b"?"):
-            return route
-    return None

@@ -50,6 +50,7 @@ class Reply:
         closes: bool,
         last: Callable[[], bool],
         on_end: Callable[[bool], None],
+        extra_headers: bytes = b"",
     ) -> None:
         """Makes a reply.
 
@@ -60,6 +61,7 @@ class Reply:
             last: whether it does for another reason, asked when the head is written: a client that
                 has not been told must find its connection open.
             on_end: called once, when all is written, with whether the connection must close.
+            extra_headers: header lines of our own, each with its line's end.
         """
         self._transport = transport
         self._http10 = http10
@@ -68,8 +70,8 @@ class Reply:
         self._on_end = on_end
         self._in_chunks = False
         self._drained: asyncio.Future[None] | None = None
-        self.extra_headers: list[bytes] = []
-        """Header lines of our own, each with its line's end."""
+        self.extra_headers = extra_headers
+        """May be added to until the head is written."""
         self.status = 0
         """0 until the head is written."""
         self.bytes_out = 0
@@ -95,7 +97,7 @@ class Reply:
         return b"HTTP/1.1%b\r\n%b%b%b%b\r\n" % (
             status_line[8:],
             headers,
-            b"".join(self.extra_headers),
+            self.extra_headers,
             closing,
             framing,
         )

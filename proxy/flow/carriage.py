@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock, Sleep
@@ -54,6 +55,8 @@ class Means:
     clock: Clock
     sleep: Sleep
     rng: random.Random
+    new_rid: Callable[[], str]
+    """Makes an attempt's request id, 32 hex digits."""
     loop: asyncio.AbstractEventLoop
 
 
@@ -135,7 +138,7 @@ class Carriage:
     def _begin(self, order: Order, placement: Placement, trail: Trail) -> Exchange:
         means = self._means
         now = means.clock.monotonic()
-        rid = f"{means.rng.getrandbits(128):032x}"
+        rid = means.new_rid()
         exchange = Exchange(
             order,
             placement,

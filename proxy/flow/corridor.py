@@ -97,7 +97,7 @@ class Corridor:
         trail.outcome = Outcome.OK if failure is None else failure.outcome
         if failure is not None and not reply.opened:
             if self._report_attempts:
-                reply.extra_headers.append(trail.attempts_line)
+                reply.extra_headers += trail.attempts_line
             self._report(reply, failure, trail)
 
     async def _fan_out(self, request: Request, reply: Reply, group: Group, trail: Trail) -> Failure | None:

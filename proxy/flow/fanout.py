@@ -78,7 +78,7 @@ class Merger:
 
     def _tell_attempts(self) -> None:
         if self._trail is not None:
-            self._reply.extra_headers.append(self._trail.attempts_line)
+            self._reply.extra_headers += self._trail.attempts_line
 
     # --- streams
 

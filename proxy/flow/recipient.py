@@ -87,7 +87,7 @@ class Direct:
         if self._amend is not None:
             body = self._amend(body)
         if self._trail is not None:
-            self._reply.extra_headers.append(self._trail.attempts_line)
+            self._reply.extra_headers += self._trail.attempts_line
         self._reply.whole(head.status_line, head.passed_on, body)
 
     @property
@@ -104,7 +104,7 @@ class Direct:
         self._last = self._now()
         self._streams_events = head.event_stream
         if self._trail is not None:
-            self._reply.extra_headers.append(self._trail.attempts_line)
+            self._reply.extra_headers += self._trail.attempts_line
         self._reply.open(head.status_line, head.passed_on)
         self._reply.on_pause = pause
         self._reply.on_resume = resume

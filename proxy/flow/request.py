@@ -58,7 +58,7 @@ class Request(msgspec.Struct, frozen=True):
 class Reply(Protocol):
     """Where the answer goes; edge.reply has the one that writes to a client."""
 
-    extra_headers: list[bytes]
+    extra_headers: bytes
     opened: bool
     ended: bool
     paused: bool
