@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = ("proxy", "workers", "bench", "deploy")
-MOST_LINES = 400  # "about 300" is the house rule; a state machine may be somewhat longer
+MOST_LINES = 340
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 LEFT_OVERS = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b|pragma: no cover")
 # Written in pieces, so that this file does not hold what it looks for.

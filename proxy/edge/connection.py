@@ -13,30 +13,25 @@ from proxy.edge.body import Body, check_size
 from proxy.edge.door import Door
 from proxy.edge.handover import hand_over
 from proxy.edge.head import RequestHead
-from proxy.edge.intake import read_intake
-from proxy.edge.reply import Reply
+from proxy.edge.intake import read_request
+from proxy.edge.reply import Reply, turn_away
 from proxy.edge.routes import DATA_ROUTES, data_route
 from proxy.edge.serving import Serving
-from proxy.errors import BadRequest, HeadTooLarge, Overloaded, PdError, SlowClient, Unauthorized
-from proxy.flow.request import Request, Route
+from proxy.edge.states import (
+    BODY,
+    CATCHING_UP,
+    CLOSED,
+    CLOSING,
+    HEAD,
+    LINGERING,
+    SERVING,
+    Overdue,
+    overdue,
+)
+from proxy.errors import BadRequest, HeadTooLarge, PdError, SlowClient, Unauthorized
+from proxy.flow.request import Route
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LINGER_S = 2.0  # why: closing with unread bytes resets the connection, and the client never sees its answer
-
-
-# A connection's state. Plain numbers: they are compared for every piece of data.
-_HEAD = 0
-"""Reading a head, or idle."""
-_BODY = 1
-_SERVING = 2
-_LINGERING = 3
-"""Throwing away what still comes."""
-_CATCHING_UP = 4
-"""Answered, but the client has not taken it: the next request waits, or its answers would pile up."""
-_CLOSING = 5
-"""As good as closed, once the client has taken the rest."""
-_CLOSED = 6
-"""Closed, or handed over."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -60,7 +55,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self._door = door
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._state = _HEAD
+        self._state = HEAD
         self._since = 0.0  # monotonic seconds: when this state began, or last made progress
         self._body_began_at = 0.0
         self._buffer = b""
@@ -74,21 +69,19 @@ class ClientConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is on its way."""
-        return self._state in (_BODY, _SERVING, _CATCHING_UP, _CLOSING) or bool(self._buffer)
+        return self._state in (BODY, SERVING, CATCHING_UP, CLOSING) or bool(self._buffer)
+
+    @property
+    def _paused(self) -> bool:
+        """Whether the client is slow to take its answer."""
+        return self._reply is not None and self._reply.paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has come."""
         self._transport = cast(asyncio.Transport, transport)
         if self._door.full:
-            self._state = _CLOSED
-            reply = Reply(
-                self._transport,
-                http10=False,
-                closes=True,
-                last=self._door.is_leaving,
-                on_end=lambda _: self._transport.close(),
-            )
-            reply.fail(Overloaded("too many connections (setting server.max_connections)", retry_after_s=1))
+            self._state = CLOSED
+            turn_away(self._transport)
             return
         self._since = self._door.sweeper.now
         self._door.connections.add(self)
@@ -97,11 +90,11 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
         state = self._state
-        if state == _HEAD:
+        if state == HEAD:
             self._read_head(self._buffer + data if self._buffer else data)
-        elif state == _BODY:
+        elif state == BODY:
             self._read_body(data)
-        elif state in (_SERVING, _CATCHING_UP):
+        elif state in (SERVING, CATCHING_UP):
             self._buffer += data
             if len(self._buffer) > self._door.rules.pipelined_bytes:
                 self._transport.abort()
@@ -116,11 +109,10 @@ class ClientConnection(asyncio.Protocol):
             if not self._buffer:
                 self._since = self._door.sweeper.now
             self._buffer = data
-            limit = self._door.rules.head.head_bytes
-            if len(data) > limit:
-                self._refuse(
-                    HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
-                )
+            try:
+                self._door.check_head_size(len(data))
+            except HeadTooLarge as error:
+                self._refuse(error)
             return
         route = data_route(data)
         if route is None:
@@ -129,15 +121,10 @@ class ClientConnection(asyncio.Protocol):
         self._buffer = b""
         door = self._door
         try:
-            if end > door.rules.head.head_bytes:
-                raise HeadTooLarge(
-                    f"the request's head has {end} bytes, over the limit (setting limits.head_bytes)"
-                )
-            self._head, length = door.heads.read(data[:end])
-            head = self._head
+            head, size = door.read_head(data[:end])
+            self._head = head
             if not door.admits(head.authorization):
                 raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
-            size = (head.content_length if length is None else length) or 0
             self._body_began_at = door.now()
             if len(data) - end < size or head.chunked:
                 self._begin_body(head, size, data[end:])
@@ -161,7 +148,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin_body(self, head: RequestHead, size: int, data: bytes) -> None:
         self._body = Body(size, head.chunked, self._door.rules.body_bytes, self._door.ledger)
-        self._state = _BODY
+        self._state = BODY
         self._since = self._body_began_at
         if data:
             self._read_body(data)
@@ -188,24 +175,16 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self, route: Route, head: RequestHead, body: bytes) -> None:
         door = self._door
         self._unread = False
+        request_id = head.request_id or door.new_request_id()
+        id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
         try:
-            intake = read_intake(route, body, door.rules.largest_n)
+            request = read_request(
+                route, head, body, request_id, id_line, self._body_began_at, door.rules.largest_n
+            )
         except BadRequest as error:
             self._refuse(error, route)
             return
-        self._state = _SERVING
-        request_id = head.request_id or door.new_request_id()
-        id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
-        request = Request(
-            route=route,
-            request_line=b"POST %b HTTP/1.1\r\n" % head.target,
-            headers=head.passed_on + id_line,
-            body=body,
-            intake=intake,
-            model=intake.model or head.model,
-            request_id=request_id,
-            received_at=self._body_began_at,
-        )
+        self._state = SERVING
         self._serving.start(request, self._new_reply(head, id_line))
 
     def _new_reply(self, head: RequestHead | None, id_line: bytes) -> Reply:
@@ -237,20 +216,20 @@ class ClientConnection(asyncio.Protocol):
 
     def _replied(self, closes: bool) -> None:
         unread = self._unread
-        behind = self._reply is not None and self._reply.paused
+        behind = self._paused
         self._end_request()
         if unread:
             self._linger()
         elif closes:
             self._close()
         elif behind:
-            self._state = _CATCHING_UP
+            self._state = CATCHING_UP
             self._since = self._door.sweeper.now
         else:
             self._await_next()
 
     def _await_next(self) -> None:
-        self._state = _HEAD
+        self._state = HEAD
         self._since = self._door.sweeper.now
         if self._buffer:
             # Not from within the task that has just answered: it is not quite done.
@@ -258,14 +237,14 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Closes when all is written; who does not take it is cut in time."""
-        self._state = _CLOSING
+        self._state = CLOSING
         self._since = self._door.sweeper.now
         self._buffer = b""
         self._serving.finish()
         self._transport.close()
 
     def _read_on(self) -> None:
-        if self._state == _HEAD and self._buffer:
+        if self._state == HEAD and self._buffer:
             data, self._buffer = self._buffer, b""
             self._read_head(data)
 
@@ -277,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
         self._body = None
 
     def _linger(self) -> None:
-        self._state = _LINGERING
+        self._state = LINGERING
         self._since = self._door.sweeper.now
         self._buffer = b""
         if self._transport.can_write_eof():
@@ -295,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: it has caught up."""
         if self._reply is not None:
             self._reply.resume()
-        elif self._state == _CATCHING_UP:
+        elif self._state == CATCHING_UP:
             self._await_next()
 
     def eof_received(self) -> None:
@@ -307,15 +286,15 @@ class ClientConnection(asyncio.Protocol):
         self._gone()
 
     def _gone(self) -> None:
-        answered = self._state == _CLOSING
-        if self._state == _CLOSED:
+        answered = self._state == CLOSING
+        if self._state == CLOSED:
             return
         self._forget()
         if not answered:
             self._serving.cancel()
 
     def _forget(self) -> None:
-        self._state = _CLOSED
+        self._state = CLOSED
         self._buffer = b""
         self._end_request()
         self._door.connections.discard(self)
@@ -328,7 +307,7 @@ class ClientConnection(asyncio.Protocol):
         One that has just come, or has just been answered, may have a request on its way to us
         that closing would lose.
         """
-        if self._state == _HEAD and not self._buffer and self._door.now() - self._since >= idle_s:
+        if self._state == HEAD and not self._buffer and self._door.now() - self._since >= idle_s:
             self._forget()
             self._transport.close()
 
@@ -339,25 +318,18 @@ class ClientConnection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Looks at the deadlines."""
-        rules, waited_s = self._door.rules, now - self._since
-        state = self._state
-        if state == _SERVING:
-            if self._reply is not None and self._reply.paused and waited_s > rules.client_stall_s:
-                self._transport.abort()
-        elif state == _HEAD:
-            if self._buffer and waited_s > rules.head_s:
-                self._refuse(SlowClient(f"the request's head did not arrive within {rules.head_s:g} s"))
-            elif waited_s > rules.keep_alive_s:
-                self.close_if_idle(0)
-        elif state == _BODY:
-            if waited_s > rules.body_s or now - self._body_began_at > rules.body_total_s:
-                self._refuse(
-                    SlowClient(
-                        "the request's body did not arrive in time (settings limits.body_s, body_total_s)"
-                    )
-                )
-        elif state == _LINGERING:
-            if waited_s > _LINGER_S:
-                self._transport.abort()
-        elif waited_s > rules.client_stall_s:
+        door = self._door
+        begun = bool(self._buffer) if self._state == HEAD else self._paused
+        late = overdue(self._state, now - self._since, now - self._body_began_at, begun, door.rules)
+        if late is None:
+            return
+        if late is Overdue.TAKING:
             self._transport.abort()
+        elif late is Overdue.IDLE:
+            self.close_if_idle(0)
+        elif late is Overdue.HEAD:
+            self._refuse(SlowClient(f"the request's head did not arrive within {door.rules.head_s:g} s"))
+        else:
+            self._refuse(
+                SlowClient("the request's body did not arrive in time (settings limits.body_s, body_total_s)")
+            )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.clock import Clock
 from proxy.edge.head import HeadRules, RequestHead, parse_head
-from proxy.errors import PdError
+from proxy.errors import HeadTooLarge, PdError
 from proxy.flow.request import Reply, Request, Route
 from proxy.routing.ledger import Ledger
 from proxy.upstream.sweeper import Sweeper
@@ -89,7 +89,7 @@ class Door:
         self.control_protocol = control_protocol
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
-        self.heads: Templates[RequestHead] = Templates(lambda head: parse_head(head, rules.head))
+        self._heads: Templates[RequestHead] = Templates(lambda head: parse_head(head, rules.head))
         self.leaving = False
         """Whether every answer is its connection's last one."""
 
@@ -101,6 +101,23 @@ class Door:
     def full(self) -> bool:
         """Whether no more connections are taken."""
         return len(self.connections) >= self.rules.max_connections
+
+    def check_head_size(self, size_bytes: int) -> None:
+        """Raises HeadTooLarge if a request's head, as far as it is here, is over the limit."""
+        limit = self.rules.head.head_bytes
+        if size_bytes > limit:
+            raise HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
+
+    def read_head(self, head: bytes) -> tuple[RequestHead, int]:
+        """What a whole head says, and the length of the body that it announces.
+
+        Raises:
+            BadRequest: it is malformed.
+            HeadTooLarge: it has too many bytes, or headers.
+        """
+        self.check_head_size(len(head))
+        parsed, length = self._heads.read(head)
+        return parsed, (parsed.content_length if length is None else length) or 0
 
     def admits(self, authorization: bytes | None) -> bool:
         """Whether a request brings the key, where one is asked for."""

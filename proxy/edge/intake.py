@@ -6,8 +6,9 @@ import re
 
 import msgspec
 
+from proxy.edge.head import RequestHead
 from proxy.errors import BadRequest
-from proxy.flow.request import Intake, Route
+from proxy.flow.request import Intake, Request, Route
 
 _ABSENT = msgspec.Raw()
 _NULL, _ZERO, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"0"), msgspec.Raw(b"false")
@@ -65,6 +66,42 @@ _decode_completions = msgspec.json.Decoder(_Completions).decode
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_one_sampling = msgspec.json.Decoder(_Sampling).decode
 _decode_only_sampling = msgspec.json.Decoder(_OnlySampling).decode
+
+
+def read_request(
+    route: Route,
+    head: RequestHead,
+    body: bytes,
+    request_id: str,
+    id_line: bytes,
+    received_at: float,
+    largest_n: int,
+) -> Request:
+    """The request that a head and its body make.
+
+    Args:
+        route: which data route it is for.
+        head: its head.
+        body: all of its body.
+        request_id: the client's, or one of ours.
+        id_line: the header line that tells it to the workers.
+        received_at: monotonic seconds.
+        largest_n: the most answers to one prompt.
+
+    Raises:
+        BadRequest: the body is not what the route takes.
+    """
+    intake = read_intake(route, body, largest_n)
+    return Request(
+        route=route,
+        request_line=b"POST %b HTTP/1.1\r\n" % head.target,
+        headers=head.passed_on + id_line,
+        body=body,
+        intake=intake,
+        model=intake.model or head.model,
+        request_id=request_id,
+        received_at=received_at,
+    )
 
 
 def read_intake(route: Route, body: bytes, largest_n: int) -> Intake:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from proxy import faults
-from proxy.errors import PdError
+from proxy.errors import Overloaded, PdError
 from proxy.upstream.framing import LAST_CHUNK, chunk
 
 _JSON = b"Content-Type: application/json\r\n"
@@ -176,6 +176,15 @@ class Reply:
         self.on_resume()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+
+
+def turn_away(transport: asyncio.Transport) -> None:
+    """Answers a client for whose connection there is no room, and closes it."""
+    error = Overloaded("too many connections (setting server.max_connections)", retry_after_s=1)
+    reply = Reply(
+        transport, http10=False, closes=True, last=lambda: True, on_end=lambda closes: transport.close()
+    )
+    reply.fail(error)
 
 
 def _phrase(status: int) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from proxy.errors import UpstreamFailure
+from proxy.upstream.carrying import Leg, Owner
 from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, parse_head, whole_chunks
 from proxy.upstream.templates import Templates
 
@@ -14,53 +15,6 @@ _LONGEST_HEAD = 65536
 _LONGEST_EVENT = 64 * 1024 * 1024  # why: an event with logprobs of a long prompt has tens of MB
 
 _heads = Templates(parse_head)
-
-
-class Leg(Protocol):
-    """Who takes a worker's answer, one request at a time."""
-
-    raw: bool
-    """Whether whole events may come with the worker's own chunk framing around them."""
-
-    def on_head(self, head: ResponseHead) -> None:
-        """The response head is here."""
-
-    def on_whole(self, head: ResponseHead, body: bytes) -> None:
-        """The whole answer at once, head and a body that is no event stream; nothing else follows."""
-
-    def on_raw(self, data: bytes) -> None:
-        """Whole events, still framed as whole chunks (only if `raw`)."""
-
-    def on_events(self, payload: bytes) -> None:
-        """Whole events, without framing; at the body's end possibly a last part of one."""
-
-    def on_body(self, piece: bytes) -> None:
-        """A piece of a body that is no event stream."""
-
-    def on_end(self) -> None:
-        """The answer has ended as its framing says."""
-
-    def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
-        """The connection or the framing broke first.
-
-        Args:
-            reason: what happened, for people.
-            untouched: before any byte of an answer.
-            reused: on a connection that has served before.
-        """
-
-
-class Owner(Protocol):
-    """Whose connection it is."""
-
-    def on_made(self, connection: UpstreamConnection) -> None:
-        """It is open."""
-
-    def on_idle(self, connection: UpstreamConnection) -> None:
-        """Its answer has ended, and it can take another request."""
-
-    def on_lost(self, connection: UpstreamConnection) -> None:
-        """It is closed."""
 
 
 class UpstreamConnection(asyncio.Protocol):
