@@ -8,9 +8,10 @@ likely the registry's illness, and the workers' own answers are the better witne
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from proxy.roster import Role, State, Worker
 
@@ -76,7 +77,7 @@ class Guard:
         self._hold_s = hold_s
         self._window_s = window_s
         self._settle_s = settle_s
-        self._recent: deque[_Gone] = deque()
+        self._recent: dict[str, _Gone] = {}  # believed of late, the oldest first
         self._held: dict[str, _Held] = {}
         self._wary_until_s = -math.inf
 
@@ -105,10 +106,12 @@ class Guard:
         abrupt = [one for one in asked if one.worker.state is not State.DRAINING]
         sick = self._sick_pools(abrupt, sizes, doubt_all=emptied or now_s < self._wary_until_s)
         doubted = [one for one in abrupt if one.answered and pool_of(one.worker) in sick]
-        revived = [one for one in self._recent if one.answered and pool_of(one.worker) in sick]
+        revived = [one for one in self._recent.values() if one.answered and pool_of(one.worker) in sick]
         self._hold(doubted, now_s)
         self._hold(revived, now_s + self._settle_s)
-        self._recent = deque(one for one in (*self._recent, *abrupt) if not self.holds(one.worker.worker_id))
+        for one in revived:
+            del self._recent[one.worker.worker_id]
+        self._recent |= {one.worker.worker_id: one for one in abrupt if not self.holds(one.worker.worker_id)}
         return Verdict(
             believed=[worker.worker_id for worker in gone if not self.holds(worker.worker_id)],
             revived=[one.worker for one in revived],
@@ -117,8 +120,7 @@ class Guard:
     def returned(self, worker_id: str) -> None:
         """The worker's key is back: forget that it was gone."""
         self._held.pop(worker_id, None)
-        if any(one.worker.worker_id == worker_id for one in self._recent):
-            self._recent = deque(one for one in self._recent if one.worker.worker_id != worker_id)
+        self._recent.pop(worker_id, None)
 
     def due(self, now_s: float, *, reachable: bool) -> list[str]:
         """Held deletions that are to be believed now: the worker is silent, or its time is up.
@@ -157,7 +159,7 @@ class Guard:
     def _sick_pools(
         self, abrupt: Sequence[_Gone], sizes: Mapping[Pool, int], *, doubt_all: bool
     ) -> set[Pool]:
-        recent = Counter(pool_of(one.worker) for one in self._recent)
+        recent = Counter(pool_of(one.worker) for one in self._recent.values())
         held = Counter(pool_of(one.worker) for one in self._held.values())
         lost = recent + held + Counter(pool_of(one.worker) for one in abrupt)
         whole = Counter(sizes) + recent
@@ -166,8 +168,9 @@ class Guard:
         return {pool for pool, count in lost.items() if _most(count, whole[pool])}
 
     def _forget_old(self, now_s: float) -> None:
-        while self._recent and self._recent[0].at_s <= now_s - self._window_s:
-            self._recent.popleft()
+        from_s = now_s - self._window_s
+        for worker_id in [*takewhile(lambda one: self._recent[one].at_s <= from_s, self._recent)]:
+            del self._recent[worker_id]
 
 
 def _most(part: int, whole: int) -> bool:

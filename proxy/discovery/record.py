@@ -10,7 +10,10 @@ key is there is the wish.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -41,6 +44,7 @@ _FIELDS = (
     "weight",
 )
 """Fields that stand in the value as they stand in the worker."""
+_those_fields = attrgetter(*_FIELDS)
 
 
 class BadRecord(RegistryError):
@@ -49,8 +53,16 @@ class BadRecord(RegistryError):
     code = "registry_bad_record"
 
 
+class Record(NamedTuple):
+    """A worker, and the value that it was read from."""
+
+    worker: Worker
+    value: bytes = b""
+    """Holds also the fields that a later version wrote and we do not know; empty when it is lost."""
+
+
 class _Value(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=False):
-    """The JSON value of a worker's key. Fields that are not listed here are ignored."""
+    """The JSON value of a worker's key. Fields that are not listed here are ignored, and see `write`."""
 
     url: str
     schema: int = 0  # 0, so that ours is always written: `omit_defaults` leaves defaults out
@@ -75,7 +87,9 @@ class _Value(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=False):
     labels: dict[str, str] = {}
 
 
+_KNOWN = frozenset(_Value.__struct_fields__)
 _decode = msgspec.json.Decoder(_Value).decode
+_decode_any = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -115,7 +129,7 @@ class Keys:
         known = _ROLES.get(role)
         if known is None:
             raise BadRecord(f"key {key!r}: {role!r} is no role; known are {', '.join(_ROLES)}")
-        return None if model == _UNKNOWN_MODEL else unquote(model), known, unquote(worker_id)
+        return _model(model), known, unquote(worker_id)
 
     def read(self, key: str, value: bytes, origin: Origin = Origin.REGISTRY) -> Worker:
         """The worker that a key and its value stand for.
@@ -135,15 +149,20 @@ class Keys:
                 state=found.state or State.READY,
                 labels=MappingProxyType(found.labels),
                 origin=origin,
-                **{name: getattr(found, name) for name in _FIELDS},
+                **dict(zip(_FIELDS, _those_fields(found), strict=True)),
             )
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadRecord(f"value of {key!r}: {error}") from error
 
 
-def write(worker: Worker) -> bytes:
-    """The JSON value that tells of `worker`; what is None is left out."""
-    return _encode(
+def write(worker: Worker, over: bytes = b"") -> bytes:
+    """The JSON value that tells of `worker`; what is None is left out.
+
+    Args:
+        worker: what to tell.
+        over: the value that the worker was read from, if any: fields of it that we do not know are kept.
+    """
+    value = _encode(
         _Value(
             url=worker.url,
             schema=SCHEMA,
@@ -151,9 +170,11 @@ def write(worker: Worker) -> bytes:
             model=worker.model,
             state=worker.state,
             labels=dict(worker.labels),
-            **{name: getattr(worker, name) for name in _FIELDS},
+            **dict(zip(_FIELDS, _those_fields(worker), strict=True)),
         )
     )
+    unknown = {name: raw for name, raw in _decode_any(over or b"{}").items() if name not in _KNOWN}
+    return value[:-1] + b"," + _encode(unknown)[1:] if unknown else value
 
 
 def instance_of(value: bytes) -> str | None:
@@ -169,6 +190,12 @@ def _check_agreement(value: _Value, model: str | None, role: Role) -> None:
         raise ValueError(f"the value says role {value.role}, the key {role}")
     if value.model is not None and value.model != model:
         raise ValueError(f"the value says model {value.model!r}, the key {model!r}")
+
+
+@lru_cache(maxsize=256)
+def _model(part: str) -> str | None:
+    """A model's name as the fleet's keys write it; there are few, in thousands of keys."""
+    return None if part == _UNKNOWN_MODEL else unquote(part)
 
 
 def _quote(part: str) -> str:

@@ -12,8 +12,8 @@ import structlog
 
 from proxy.clock import Clock
 from proxy.discovery import record
-from proxy.discovery.record import BadRecord, Keys
-from proxy.roster import Origin, Worker
+from proxy.discovery.record import BadRecord, Keys, Record
+from proxy.roster import Origin
 
 log = structlog.get_logger(__name__)
 
@@ -40,14 +40,17 @@ class SnapshotFile:
         self._keys = keys
         self._clock = clock
 
-    def save(self, workers: Iterable[Worker]) -> None:
-        """Replace the file.
+    def save(self, records: Iterable[Record]) -> None:
+        """Replace the file. Fields that only a later version knows are kept, for when it is the reader.
 
         Raises:
             OSError: the file before it stays as it was.
             ValueError: more than `MAX_BYTES`.
         """
-        values = {self._keys.worker(worker): msgspec.Raw(record.write(worker)) for worker in workers}
+        values = {
+            self._keys.worker(worker): msgspec.Raw(record.write(worker, over=value))
+            for worker, value in records
+        }
         data = msgspec.json.encode(_File(VERSION, self._clock.time(), values))
         if len(data) > MAX_BYTES:
             raise ValueError(f"snapshot {self._path}: {len(data)} bytes are more than {MAX_BYTES}")
@@ -64,7 +67,7 @@ class SnapshotFile:
             raise
         _sync_folder(self._path.parent)
 
-    def load(self) -> list[Worker]:
+    def load(self) -> list[Record]:
         """The workers saved last, each with origin SNAPSHOT; none if there is no file that can be used."""
         try:
             if self._path.stat().st_size > MAX_BYTES:
@@ -77,19 +80,20 @@ class SnapshotFile:
         except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
             log.warning("snapshot: cannot be used", path=str(self._path), error=str(error))
             return []
-        workers = []
-        for key, value in found.workers.items():
+        records = []
+        for key, raw in found.workers.items():
+            value = bytes(raw)
             try:
-                workers.append(self._keys.read(key, bytes(value), Origin.SNAPSHOT))
+                records.append(Record(self._keys.read(key, value, Origin.SNAPSHOT), value))
             except BadRecord as error:
                 log.warning("snapshot: a bad record, left out", path=str(self._path), error=error.message)
         log.info(
             "snapshot: loaded",
             path=str(self._path),
-            workers=len(workers),
+            workers=len(records),
             age_s=round(self._clock.time() - found.saved_at, 1),
         )
-        return workers
+        return records
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,8 @@ import aiohttp
 import msgspec
 
 from proxy.discovery import wire
-from proxy.discovery.etcd import Etcd, EtcdError, EtcdUnavailable, as_error
+from proxy.discovery.etcd import Etcd
+from proxy.discovery.refusals import EtcdError, EtcdUnavailable, as_error
 from proxy.errors import RegistryError
 
 

@@ -6,35 +6,34 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import NoReturn
 
 import structlog
 
 from proxy.clock import Clock, Sleep
 from proxy.discovery import wire
+from proxy.discovery.cold_start import ColdStart
 from proxy.discovery.etcd import Etcd
 from proxy.discovery.guard import Guard
+from proxy.discovery.index import Entry
 from proxy.discovery.outbox import Outbox
 from proxy.discovery.record import Keys
+from proxy.discovery.slices import in_slices
 from proxy.discovery.snapshot import SnapshotFile
-from proxy.discovery.view import Entry, View
+from proxy.discovery.view import View
 from proxy.discovery.watch import Compacted, watch
 from proxy.errors import RegistryError
 from proxy.roster import Change
 
 log = structlog.get_logger(__name__)
 
-_SLICE = 100
-"""why: reading a record takes about 10 us; no slice may hold the loop for more than a few ms."""
-_PROBE_EVERY_S = 2.0
+PROBE_EVERY_S = 1.5
+"""why: with a call's 3 s, a hung member is left after 4.5 s at most."""
 _BACKOFF_S = (0.1, 3.0)
 _LEASE_S = 10.0
 """What a lease of 15 s that is renewed every 5 s has left at least when etcd goes away."""
 _TEND_EVERY_S = 1.0
-_SAVE_EVERY_S = 5.0
-_ALONE_AFTER_S = 2.0
-"""How long a start waits for etcd before it takes the snapshot; a refusal ends the wait."""
 
 
 class Relist(RegistryError):
@@ -79,12 +78,10 @@ class Watcher:
         self._clock = clock
         self._sleep = sleep
         self._rng = rng
-        self._snapshot = snapshot
         self._guard = Guard(answers, hold_s=hold_s)
         self._view = View(keys, self._guard)
+        self._cold_start = None if snapshot is None else ColdStart(snapshot, self._view, clock)
         self._outbox = Outbox(on_changes, sleep)
-        self._unsaved = False
-        self._saved_at_s = -math.inf
         self._heard = asyncio.Event()  # etcd has answered, or has failed, for the first time
         self._confirmed_at_s = -math.inf
         self._failures = 0
@@ -103,7 +100,7 @@ class Watcher:
     @property
     def workers(self) -> int:
         """Workers that were reported and have not gone."""
-        return len(self._view.workers)
+        return len(self._view)
 
     @property
     def bad_values(self) -> int:
@@ -124,8 +121,10 @@ class Watcher:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(), name="registry-follow")
             group.create_task(self._tend(), name="registry-tend")
-            if self._snapshot is not None:
-                group.create_task(self._start_alone(self._snapshot), name="registry-cold-start")
+            if self._cold_start is not None:
+                group.create_task(
+                    self._cold_start.begin(self._heard, self._report), name="registry-cold-start"
+                )
 
     async def _follow(self) -> None:
         """List when we must, watch as long as it goes, go on elsewhere."""
@@ -163,29 +162,33 @@ class Watcher:
             await self._sleep(self._rng.uniform(ceiling_s / 2, ceiling_s))
 
     async def _list(self) -> None:
-        """Read all keys at one revision, and report the difference to what we knew."""
-        fresh: dict[str, Entry] = {}
+        """Read all keys at one revision, and report the difference to what we knew.
+
+        The revision moves last: cut off in between, the list is read again and what was left out is told.
+        """
+        fresh = self._view.empty_index()
         header = wire.Header()
         async with aclosing(self._etcd.pages(self._prefix)) as pages:
             async for page in pages:
                 header = page.header
-                for start in range(0, len(page.kvs), _SLICE):
-                    for kv in page.kvs[start : start + _SLICE]:
-                        key = kv.key.decode(errors="surrogateescape")
-                        fresh[key] = self._view.read(key, kv.value, kv.mod_revision)
+                for kvs in in_slices(page.kvs):
+                    for kv in kvs:
+                        fresh.put(self._entry(kv))
                     await self._sleep(0)
         if self.synced:
             self.relists += 1
         self._mind_the_gap()
-        changes = self._view.replace_all(fresh, self._clock.monotonic())
-        await self._report(changes)
+        told = 0
+        for changes in self._view.replace_all(fresh, self._clock.monotonic()):
+            told += len(changes)
+            await self._report(changes)
         self.revision = header.revision
         self._cluster = header.cluster_id
         self.synced = True
         self._elsewhere = False
         self._heard.set()
         self._confirm()
-        log.info("registry: listed", keys=len(fresh), changes=len(changes), revision=self.revision)
+        log.info("registry: listed", keys=len(fresh), changes=told, revision=self.revision)
 
     async def _follow_from(self, endpoint: str) -> NoReturn:
         """Watch at one endpoint, and ask it beside the stream whether it lives. Always ends in an error."""
@@ -229,24 +232,18 @@ class Watcher:
         The revision moves last: cut off in between, the same events come again and change nothing.
         """
         known = self.revision
-        news = [event for event in events if event.kv.mod_revision > known]
-        for start in range(0, len(news), _SLICE):
-            if start:
-                await self._sleep(0)
-            changes = self._view.update(
-                map(self._event, news[start : start + _SLICE]), self._clock.monotonic()
-            )
-            await self._report(changes)
+        for news in in_slices([event for event in events if event.kv.mod_revision > known]):
+            await self._report(self._view.update(map(self._event, news), self._clock.monotonic()))
         self.revision = max(known, events[-1].kv.mod_revision)
 
     def _event(self, event: wire.Event) -> Entry | str:
-        key = event.kv.key.decode(errors="surrogateescape")
-        if event.type == "DELETE":
-            return key
-        return self._view.read(key, event.kv.value, event.kv.mod_revision)
+        return _key(event.kv) if event.type == "DELETE" else self._entry(event.kv)
+
+    def _entry(self, kv: wire.KeyValue) -> Entry:
+        return self._view.read(_key(kv), kv.value, kv.mod_revision)
 
     async def _probe(self, endpoint: str) -> NoReturn:
-        """Ask the watch's own endpoint every 2 s, through its leader; a silent one is left within 5 s.
+        """Ask the watch's own endpoint again and again, through its leader; a silent one is left.
 
         A stream can also go deaf alone, behind a middlebox: then etcd counts other keys than we do, twice
         running, and nothing arrives.
@@ -271,7 +268,7 @@ class Watcher:
             deaf_at = differs
             if self.connected and differs is None:
                 self._confirm()
-            await self._sleep(_PROBE_EVERY_S)
+            await self._sleep(PROBE_EVERY_S)
 
     def _check_cluster(self, header: wire.Header, endpoint: str) -> None:
         if header.cluster_id != self._cluster:
@@ -281,8 +278,9 @@ class Watcher:
         self._confirmed_at_s = self._clock.monotonic()
 
     async def _report(self, changes: Sequence[Change]) -> None:
-        self._unsaved = self._unsaved or bool(changes)
+        """Hand a slice of changes on; everybody else's turn comes after it."""
         await self._outbox.send(changes)
+        await self._sleep(0)
 
     async def _tend(self) -> None:
         """Once a second: let go of held workers, keep the snapshot fresh."""
@@ -290,32 +288,12 @@ class Watcher:
             await self._sleep(_TEND_EVERY_S)
             try:
                 await self._report(self._view.release(self._clock.monotonic(), reachable=self.connected))
-                await self._save()
+                if self._cold_start is not None:
+                    await self._cold_start.save()
             except Exception:
                 log.exception("registry: a bug; going on")
 
-    async def _save(self) -> None:
-        now_s = self._clock.monotonic()
-        due = self._unsaved and self.synced and now_s - self._saved_at_s >= _SAVE_EVERY_S
-        if self._snapshot is None or not due:
-            return
-        self._saved_at_s = now_s
-        self._unsaved = False
-        try:
-            await asyncio.to_thread(self._snapshot.save, tuple(self._view.workers.values()))
-        except (OSError, ValueError) as error:
-            log.warning("snapshot: not written; a cold start would use the one before", error=str(error))
 
-    async def _start_alone(self, snapshot: SnapshotFile) -> None:
-        """When etcd does not answer a starting proxy, begin with what was known last time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ALONE_AFTER_S):
-                await self._heard.wait()
-        if self.synced:
-            return
-        try:
-            workers = await asyncio.to_thread(snapshot.load)
-            if not self.synced:
-                await self._report(self._view.seed(workers))
-        except Exception:
-            log.exception("registry: a bug; starting without the snapshot")
+def _key(kv: wire.KeyValue) -> str:
+    """What is no UTF-8 is kept: it is a bad key, but etcd counts it."""
+    return kv.key.decode(errors="surrogateescape")

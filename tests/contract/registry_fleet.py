@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from proxy.clock import SystemClock, sleep
+from proxy.clock import Clock, Sleep, SystemClock, sleep
 from proxy.discovery import record
 from proxy.discovery.etcd import Etcd, EtcdRules
 from proxy.discovery.record import Keys
@@ -36,6 +37,19 @@ class Seen:
                 del self.workers[change.worker_id]
             else:
                 self.workers[change.worker_id] = change.worker
+
+
+class SkippingClock:
+    """The system's clock, of which a test may skip a part."""
+
+    def __init__(self) -> None:
+        self.skipped_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.skipped_s
+
+    def time(self) -> float:
+        return time.time() + self.skipped_s
 
 
 def a_worker(number: int, role: Role = Role.DECODE, instance: str = "i1", **more: object) -> Worker:
@@ -67,7 +81,17 @@ def grant(server: Server, ttl_s: int) -> int:
     return int(server.call("/v3/lease/grant", {"TTL": ttl_s})["ID"])
 
 
-async def until(true: Callable[[], object], within_s: float = 15.0) -> float:
+def put_all(server: Server, workers: Sequence[Worker], lease: int = 0) -> None:
+    """Write many workers' records, in as few transactions as etcd takes (of at most 128 operations)."""
+    for start in range(0, len(workers), 100):
+        puts = [
+            {"request_put": {"key": KEYS.worker(w).encode(), "value": record.write(w), "lease": lease}}
+            for w in workers[start : start + 100]
+        ]
+        server.call("/v3/kv/txn", {"compare": [], "success": puts})
+
+
+async def until(true: Callable[[], object], within_s: float = 30.0) -> float:
     """Wait for something; the seconds it took.
 
     Raises:
@@ -105,6 +129,8 @@ async def watching(
     answers: Callable[[str], bool] = lambda worker_id: False,
     snapshot: SnapshotFile | None = None,
     hold_s: float = 60.0,
+    clock: Clock | None = None,
+    sleep: Sleep = sleep,
     synced: bool = True,
 ) -> AsyncIterator[Watcher]:
     """A watcher at work; at first it is waited for, unless not `synced`."""
@@ -114,7 +140,7 @@ async def watching(
             KEYS,
             seen,
             answers,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             sleep=sleep,
             rng=random.Random(1),
             snapshot=snapshot,
@@ -127,21 +153,29 @@ async def watching(
 
 
 @contextmanager
-def loop_blocks() -> Iterator[list[float]]:
-    """Seconds that the loop was late for a 1 ms timer, while the block runs; for the loop that runs it."""
+def loop_work() -> Iterator[list[float]]:
+    """CPU seconds of the loop's thread between two looks, a millisecond apart or a turn of the loop.
+
+    The largest is what a turn held everybody else up for, on a machine that does nothing else: how long
+    this thread waited for its processor does not count. For the loop that runs the block.
+    """
+    gc.collect()
+    gc.freeze()  # as the proxy does after its start: the test run's own objects are not looked through
     loop = asyncio.get_running_loop()
-    late_s: list[float] = []
-    due_s = loop.time() + 0.001
+    worked_s: list[float] = [0.0]
+    at_s = time.thread_time()
     handle: asyncio.TimerHandle
 
-    def tick() -> None:
-        nonlocal due_s, handle
-        late_s.append(loop.time() - due_s)
-        due_s = loop.time() + 0.001
-        handle = loop.call_at(due_s, tick)
+    def look() -> None:
+        nonlocal at_s, handle
+        now_s = time.thread_time()
+        worked_s.append(now_s - at_s)
+        at_s = now_s
+        handle = loop.call_later(0.001, look)
 
-    handle = loop.call_at(due_s, tick)
+    handle = loop.call_later(0.001, look)
     try:
-        yield late_s
+        yield worked_s
     finally:
         handle.cancel()
+        gc.unfreeze()

@@ -62,7 +62,7 @@ async def test_a_worker_says_what_it_is_and_withdraws(etcd_server: Server, etcd:
 async def test_the_key_outlives_its_ttl_while_the_worker_lives_and_not_after(
     etcd_server: Server, etcd: Etcd
 ) -> None:
-    ours = registration(etcd, ttl_s=2)
+    ours = registration(etcd, ttl_s=3)
     async with running(ours.run):
         await until(lambda: ours.registered)
         revision = int(etcd_server.call("/v3/kv/range", {"key": KEY.encode()})["kvs"][0]["mod_revision"])

@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from proxy.clock import sleep
 from proxy.discovery import record
 from proxy.discovery.etcd import Etcd
 from proxy.roster import Role, State
-from tests.contract.registry_fleet import KEYS, Seen, a_worker, put, rules, running, until, watching
+from tests.contract.registry_fleet import (
+    KEYS,
+    Seen,
+    a_worker,
+    put,
+    put_all,
+    rules,
+    running,
+    until,
+    watching,
+)
 from tests.support.etcd import Etcd as Server
 from tests.support.etcd import etcd_server
 
@@ -172,6 +184,26 @@ async def test_a_transaction_of_many_keys_is_seen_whole(etcd_server: Server) -> 
         etcd_server.call("/v3/kv/txn", {"compare": [], "success": puts})
         await until(lambda: len(seen.workers) == 100)
         assert [change.worker for change in seen.changes] == workers, "in etcd's order, each once"
+
+
+async def test_a_big_list_leaves_turns_to_others_while_it_is_read_and_while_it_is_told(
+    etcd_server: Server,
+) -> None:
+    fleet = [a_worker(number) for number in range(1500)]
+    await asyncio.to_thread(put_all, etcd_server, fleet)
+    seen = Seen()
+    told_at_turn = []
+
+    async def turn(delay_s: float) -> None:
+        told_at_turn.append(len(seen.changes))
+        await sleep(delay_s)
+
+    async with watching(rules([etcd_server]), seen, sleep=turn):
+        await until(lambda: len(seen.workers) == 1500)
+        assert told_at_turn.count(0) >= 15, "no more than a hundred are read between two turns"
+        etcd_server.delete(KEYS.workers, prefix=True)
+        await until(lambda: not seen.workers)
+    assert all(later - earlier <= 100 for earlier, later in pairwise(told_at_turn))
 
 
 @pytest.mark.timeout(30)

@@ -165,3 +165,12 @@ def test_one_that_came_back_by_itself_is_not_brought_back_again() -> None:
     scene.guard.returned("decode0")
     scene.workers |= {worker.worker_id: worker for worker in fleet(0, 1)}
     assert scene.delete("decode1", now_s=1).revived == []
+
+
+def test_those_that_went_and_came_back_do_not_count_when_the_next_goes() -> None:
+    scene = Scene(0, 4)
+    for n in range(2):
+        scene.delete(f"decode{n}", now_s=n)
+        scene.guard.returned(f"decode{n}")
+    scene.workers |= {worker.worker_id: worker for worker in fleet(0, 4)}
+    assert scene.delete("decode2", "decode3", now_s=3).believed == ["decode2", "decode3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,16 @@ def test_a_hand_written_value_needs_only_its_url() -> None:
 def test_fields_of_a_later_writer_are_ignored() -> None:
     value = {"schema": 9, "url": "http://h:1", "from_the_future": {"a": [1]}, "labels": {"a": "b"}}
     assert KEYS.read(KEY, json.dumps(value).encode()).labels == {"a": "b"}
+
+
+def test_fields_of_a_later_writer_survive_when_its_worker_is_written_again() -> None:
+    later = {"schema": 9, "url": "http://h:1", "from_the_future": {"a": [1, 2.50]}, "tp_size": 8}
+    worker = replace(KEYS.read(KEY, json.dumps(later).encode()), state=State.DRAINING, tp_size=None)
+    again = json.loads(record.write(worker, over=json.dumps(later).encode()))
+    assert again["from_the_future"] == later["from_the_future"]
+    assert (again["state"], again["schema"]) == ("draining", record.SCHEMA)
+    assert "tp_size" not in again, "what we know is as we say it, also that it is not known"
+    assert KEYS.read(KEY, json.dumps(again).encode()) == worker
 
 
 def test_our_value_says_its_schema() -> None:

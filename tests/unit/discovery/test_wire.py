@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.discovery import wire
-from proxy.discovery.etcd import EtcdError, EtcdUnavailable, Unauthenticated, as_error
+from proxy.discovery.refusals import EtcdError, EtcdUnavailable, Unauthenticated, as_error
 
 
 @given(st.lists(st.binary(min_size=1).map(lambda line: line.replace(b"\n", b"n"))), st.data())
