@@ -56,6 +56,11 @@ class Lineup:
         """The decodes that may work with `prefill`."""
         return self._partners[_kind(prefill.worker)]
 
+    def edges_in_service(self) -> int:
+        """How many edges there are between workers that are not benched."""
+        of_kind = {kind: sum(d.breaker.closed for d in decodes) for kind, decodes in self._partners.items()}
+        return sum(of_kind[_kind(member.worker)] for member in self.prefills if member.breaker.closed)
+
 
 def _kind(worker: Worker) -> _Kind:
     return worker.engine_version, worker.transfer_backend, worker.tp_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.roster import Origin, State, Worker
 from proxy.routing.breaker import Breaker, BreakerRules
+from proxy.routing.evidence import Tally
 
 
 class Member:
@@ -18,6 +19,8 @@ class Member:
         "probe_ok",
         "probe_reason",
         "slow_start_s",
+        "streak",
+        "tally",
         "worker",
     )
 
@@ -25,7 +28,11 @@ class Member:
         self, worker: Worker, rules: BreakerRules, cap: int | None, joined_at: float, slow_start_s: float
     ) -> None:
         self.worker = worker
-        self.breaker = Breaker(rules)
+        self.breaker = Breaker(rules.open_s, rules.open_s, rules.window_s)
+        self.streak = 0
+        """Failures of its own since its last success."""
+        self.tally = Tally()
+        """Its requests and failures; counted only while somebody has failed."""
         self.cap = cap
         """Requests in flight at most; None is no limit."""
         self.in_flight = 0

@@ -9,6 +9,9 @@ from proxy.routing.member import Member
 if TYPE_CHECKING:
     from proxy.routing.pool import Pool
 
+Edge = tuple[str, str]
+"""Worker ids of a prefill and a decode."""
+
 
 class Placement:
     """Counts on both workers from its birth; each side is given back once, whoever calls twice.
@@ -29,7 +32,7 @@ class Placement:
         "settled",
     )
 
-    def __init__(self, prefill: Member, decode: Member, pool: Pool) -> None:
+    def __init__(self, prefill: Member, decode: Member, pool: Pool, now: float) -> None:
         self.prefill = prefill
         self.decode = decode
         self._pool = pool
@@ -38,11 +41,13 @@ class Placement:
         """Whether the pool has been told what the attempt proved; a trial waits for that."""
         prefill.in_flight += 1
         decode.in_flight += 1
-        self.edge = (prefill.worker.worker_id, decode.worker.worker_id)
+        self.edge: Edge = (prefill.worker.worker_id, decode.worker.worker_id)
         """The worker ids of prefill and decode."""
-        self.prefill_permit = prefill.breaker.permit()
-        self.decode_permit = decode.breaker.permit()
-        self.edge_permit = pool.edge_permit(self.edge)
+        ours, theirs = prefill.breaker, decode.breaker
+        # Nearly always closed: a call saved, on the way of every request.
+        self.prefill_permit = ours.epoch if ours.closed else ours.permit(now)
+        self.decode_permit = theirs.epoch if theirs.closed else theirs.permit(now)
+        self.edge_permit = pool.edge_permit(self.edge, now)
 
     def release_prefill(self) -> None:
         """The prefill leg has ended."""

@@ -1,4 +1,4 @@
-"""The desk: sole owner of what is known of every worker and of every prefill -> decode edge."""
+"""The desk: who is there, who is asked next, and what became of it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from proxy.clock import Clock
 from proxy.errors import NoPair, UnknownModel
 from proxy.roster import Change, Role, Worker
-from proxy.routing.breaker import FIRST_EPOCH, Breaker, Settlement
+from proxy.routing.breaker import Settlement
 from proxy.routing.group import Group, PoolRules
+from proxy.routing.health import Health
 from proxy.routing.lineup import Lineup, missing
 from proxy.routing.member import Member
+from proxy.routing.placement import Edge as Edge
 from proxy.routing.placement import Placement
 from proxy.routing.policies import POLICIES
-
-Edge = tuple[str, str]
-"""Worker ids of a prefill and a decode."""
-NO_EDGES: frozenset[Edge] = frozenset()
+from proxy.routing.selection import NO_EDGES as NO_EDGES
+from proxy.routing.selection import search
 
 
 class Pool:
@@ -29,9 +29,9 @@ class Pool:
         self._rng = rng
         self._groups: dict[str | None, Group] = {}
         self._members: dict[str, Member] = {}
-        self._edges: dict[Edge, Breaker] = {}  # only those that have failed
-        self._troubled = False  # whether any breaker is open
-        self._failed = False  # whether any breaker has a failure to remember
+        self._health = Health(rules.breaker, self._members, self._lineup_of)
+        self.edge_permit = self._health.edge_permit
+        """For placements: a permit for an edge."""
         self.on_room: Callable[[Group], None] = lambda group: None
         """Called when a request that might make room for a waiting one has ended."""
         self.on_join: Callable[[Worker], None] = lambda worker: None
@@ -88,9 +88,7 @@ class Pool:
         del group.members[worker_id]
         if not group.members:
             del self._groups[member.worker.model]
-        for edge in [edge for edge in self._edges if worker_id in edge]:
-            del self._edges[edge]
-        self._look_for_trouble()
+        self._health.forget(member)
         self._changed(group)
         self.on_leave(member.worker)
 
@@ -121,7 +119,12 @@ class Pool:
     @property
     def open_edges(self) -> int:
         """Edges whose breaker is not closed."""
-        return sum(not breaker.closed for breaker in self._edges.values())
+        return self._health.open_edges
+
+    @property
+    def open_members(self) -> int:
+        """Workers whose breaker is not closed."""
+        return self._health.open_members
 
     def unready(self) -> str | None:
         """Why no request could be served now; None if some model has a pair."""
@@ -151,52 +154,12 @@ class Pool:
         """Takes in what an attempt proved: of one worker (its role), or of the edge (None)."""
         placement.settled = True
         now = self._now()
-        success = settlement is Settlement.SUCCESS
-        if success and not self._failed:
-            # Nobody has failed since all was well: nothing to forgive.
+        if settlement is Settlement.SUCCESS:
             placement.prefill.last_ok_at = placement.decode.last_ok_at = now
-            return
-        self._failed = True
-        for member, permit, its_role in (
-            (placement.prefill, placement.prefill_permit, Role.PREFILL),
-            (placement.decode, placement.decode_permit, Role.DECODE),
-        ):
-            if success:
-                member.last_ok_at = now
-            said = settlement if success or role is its_role else Settlement.IGNORED
-            self._settle(member.breaker, permit, said, now)
-        said = settlement if success or role is None else Settlement.IGNORED
-        edge = self._edge(placement, said)
-        if edge is not None:
-            self._settle(edge, placement.edge_permit, said, now)
-        if success:
-            breakers = [member.breaker for member in self._members.values()]
-            self._failed = not all(breaker.clean for breaker in [*breakers, *self._edges.values()])
-
-    def _settle(self, breaker: Breaker, permit: int, settlement: Settlement, now: float) -> None:
-        was_closed = breaker.closed
-        breaker.settle(permit, settlement, now)
-        if breaker.closed is not was_closed:
-            self._look_for_trouble()
-
-    def _look_for_trouble(self) -> None:
-        """Remembers whether any breaker is open: while none is, choosing need not look."""
-        self._troubled = any(not member.breaker.closed for member in self._members.values()) or any(
-            not breaker.closed for breaker in self._edges.values()
-        )
-
-    def _edge(self, placement: Placement, said: Settlement) -> Breaker | None:
-        """The edge's breaker, made at its first failure; None for an edge that is fine or gone."""
-        prefill, decode = placement.edge
-        # A worker that has rejoined under the same id is another member: nothing old counts against it.
-        if self._members.get(prefill) is not placement.prefill:
-            return None
-        if self._members.get(decode) is not placement.decode:
-            return None
-        breaker = self._edges.get(placement.edge)
-        if breaker is None and said is Settlement.FAILURE:
-            breaker = self._edges[placement.edge] = Breaker(self._rules.breaker)
-        return breaker
+            # Nobody has failed since all was well: nothing to forgive.
+            if self._health.calm:
+                return
+        self._health.settle(placement, role, settlement, now)
 
     # --- which pair
 
@@ -221,12 +184,16 @@ class Pool:
         error.status = 400
         raise error
 
-    def choose(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement | None:
+    def choose(
+        self, group: Group, avoid: Collection[Edge] = NO_EDGES, keep: Member | None = None
+    ) -> Placement | None:
         """A pair for one attempt; None when all that could serve it are at their caps.
 
         Args:
             group: whose workers.
             avoid: edges that this request has seen fail; another is preferred where there is one.
+            keep: the half of the failed pair that should serve again, with another partner: its cache
+                is warm. One that is full or benched is not waited for.
 
         Raises:
             NoPair: nobody is there, fit and allowed to work together.
@@ -235,37 +202,14 @@ class Pool:
         lineup = group.lineup or self._lineup(group)
         if not lineup.prefills:
             raise NoPair(missing(group.members.values(), lineup, group.model), retry_after_s=2)
-        if not (lineup.capped or self._troubled or avoid):
+        if not (lineup.capped or avoid or self._health.troubled):
             prefill = group.prefill_policy.pick(lineup.prefills, now)
-            return Placement(prefill, group.decode_policy.pick(lineup.partners(prefill), now), self)
-        # Breakers and `avoid` are preferences: when nobody else is left, one of those is taken
-        # all the same, for a refusal is certain failure. Caps are no preference: they queue.
-        return self._search(group, lineup, avoid, now, True) or self._search(group, lineup, (), now, False)
+            return Placement(prefill, group.decode_policy.pick(lineup.partners(prefill), now), self, now)
+        pair = search(group, lineup, self._health, avoid, keep, now)
+        return None if pair is None else Placement(*pair, self, now)
 
-    def _search(
-        self, group: Group, lineup: Lineup, avoid: Collection[Edge], now: float, heed_breakers: bool
-    ) -> Placement | None:
-        prefills = [m for m in lineup.prefills if not m.full and (not heed_breakers or m.breaker.admits(now))]
-        while prefills:
-            prefill = group.prefill_policy.pick(prefills, now)
-            decodes = [
-                decode
-                for decode in lineup.partners(prefill)
-                if not decode.full
-                and (
-                    not heed_breakers
-                    or (decode.breaker.admits(now) and self._edge_admits(prefill, decode, now))
-                )
-                and (prefill.worker.worker_id, decode.worker.worker_id) not in avoid
-            ]
-            if decodes:
-                return Placement(prefill, group.decode_policy.pick(decodes, now), self)
-            prefills.remove(prefill)
-        return None
-
-    def _edge_admits(self, prefill: Member, decode: Member, now: float) -> bool:
-        breaker = self._edges.get((prefill.worker.worker_id, decode.worker.worker_id))
-        return breaker is None or breaker.admits(now)
+    def _lineup_of(self, member: Member) -> Lineup:
+        return self._lineup(self._groups[member.worker.model])
 
     def _lineup(self, group: Group) -> Lineup:
         if group.lineup is None:
@@ -273,11 +217,6 @@ class Pool:
         return group.lineup
 
     # --- the books; only a Placement calls these
-
-    def edge_permit(self, edge: Edge) -> int:
-        """A permit for an edge; of one that has not failed, for the breaker that it may get."""
-        breaker = self._edges.get(edge)
-        return FIRST_EPOCH if breaker is None else breaker.permit()
 
     def withdraw(self, placement: Placement) -> None:
         """Ends an attempt, of which nothing was learned if nobody has settled it."""

@@ -14,14 +14,18 @@ _KV_BOOTSTRAP = (
     b"Could not fetch bootstrap info",
     b"bootstrap_room mismatch",
 )
-_KV_TRANSFER = (
-    b"Prefill transfer failed",
-    b"Decode transfer failed",
-    b"KVTransferError(",
+# Mooncake's session between the two is dead: every further request over this edge will fail as well.
+_SESSION_DEAD = (
     b"Decode instance could be dead",
     b"Failed to get kvcache from prefill instance",
     b"Losing connection with prefill instance",
     b"Lost connection with prefill instance",
+)
+_KV_TRANSFER = (
+    b"Prefill transfer failed",
+    b"Decode transfer failed",
+    b"KVTransferError(",
+    *_SESSION_DEAD,
 )
 _QUEUE_FULL = b"The request queue is full"
 _DUPLICATE_RID = b"Duplicate request ID"
@@ -57,8 +61,13 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _Usage(msgspec.Struct):
+    completion_tokens: int = -1
+
+
 class _OpenAIEvent(msgspec.Struct):
     choices: list[_Choice] = []
+    usage: _Usage | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -82,14 +91,18 @@ def judge_error(status: int, body: bytes, role: Role) -> Failure:
     """What a status other than 200, or an error inside a 200, means."""
     message = body[:_LONGEST_MESSAGE].decode("utf-8", "replace")
     if any(mark in body for mark in _KV_BOOTSTRAP):
-        return Failure(Outcome.KV_BOOTSTRAP, message, 502, role)
+        return Failure(Outcome.KV_BOOTSTRAP, message, 502, role, session_dead=_session_dead(body))
     if any(mark in body for mark in _KV_TRANSFER):
-        return Failure(Outcome.KV_TRANSFER, message, 502, role)
+        return Failure(Outcome.KV_TRANSFER, message, 502, role, session_dead=_session_dead(body))
     if _QUEUE_FULL in body or status == 429:
         return Failure(Outcome.REJECTED, message, 503, role, retry_after_s=1)
     if 400 <= status < 500 and status not in _OURS_TO_RETRY and _DUPLICATE_RID not in body:
         return Failure(Outcome.BAD_REQUEST, message, status, role, body)
     return Failure(Outcome.ENGINE_ERROR, message, status if 500 <= status <= 599 else 502, role)
+
+
+def _session_dead(body: bytes) -> bool:
+    return any(mark in body for mark in _SESSION_DEAD)
 
 
 class Judge:
@@ -169,16 +182,20 @@ class Judge:
             return judge_error(finish.status_code, body, self._role)
         # An abort without a status is a user's own: a normal end.
         if finish.type == "length" and meta.completion_tokens == 0 and not self._zero_ok:
-            return Failure(
-                Outcome.LENGTH_ZERO, "the engine ended at its length with no token", 502, self._role
-            )
+            return self._no_token()
         return True
+
+    def _no_token(self) -> Failure:
+        return Failure(Outcome.LENGTH_ZERO, "the engine ended at its length with no token", 502, self._role)
 
     def _completed(self, event: bytes, parsed: _OpenAIEvent) -> Verdict:
         if parsed.error:
             return self._error_event(event, bytes(parsed.error))
         if not parsed.choices:
             return True
+        counts_none = parsed.usage is not None and parsed.usage.completion_tokens == 0 and not self._zero_ok
+        if counts_none and any(choice.finish_reason == "length" for choice in parsed.choices):
+            return self._no_token()
         for choice in parsed.choices:
             if choice.finish_reason == "abort":
                 return Failure(Outcome.ABORTED_BY_ENGINE, "the engine aborted the request", 502, self._role)

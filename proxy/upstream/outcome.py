@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.roster import Role
+from proxy.routing.breaker import Settlement
 
 
 class Outcome(StrEnum):
@@ -74,6 +75,11 @@ class Failure:
     body: bytes = b""
     """The worker's own JSON, where that is the best thing to show a client."""
     retry_after_s: int | None = None
+    """What the client is told of when to come back."""
+    told_to_wait_s: int | None = None
+    """The worker's own Retry-After."""
+    session_dead: bool = False
+    """Whether it says that nothing will go over this prefill -> decode edge any more."""
 
     @property
     def replayable(self) -> bool:
@@ -89,3 +95,13 @@ class Failure:
     def blamed(self) -> Role | None:
         """Which worker is to blame; None is the edge between the two."""
         return None if self.outcome in _OF_THE_EDGE else self.role
+
+    @property
+    def settlement(self) -> Settlement:
+        """What the breakers are told."""
+        if self.proves_nothing:
+            return Settlement.IGNORED
+        return Settlement.SEVERED if self.session_dead else Settlement.FAILURE
+
+
+ABORTED = Failure(Outcome.ABORTED, "aborted by its client, by /abort_request", 499)

@@ -31,7 +31,7 @@ class Desk(RuleBasedStateMachine):
             decode_policy=decode,
             max_in_flight_per_worker=cap,
             slow_start_s=5.0,
-            breaker=BreakerRules(failures=2, open_s=5.0),
+            breaker=BreakerRules(failures=2, open_s=5.0, window_s=20.0, least_requests=2),
         )
         self.cap = cap
         self.pool, self.clock = desk(fleet(2, 2), rules)
@@ -62,10 +62,15 @@ class Desk(RuleBasedStateMachine):
     def waits(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    @rule(avoided=st.sets(st.tuples(st.sampled_from(["p0", "p1"]), st.sampled_from(["d0", "d1"]))))
-    def chooses(self, avoided: set[tuple[str, str]]) -> None:
+    @rule(
+        avoided=st.sets(st.tuples(st.sampled_from(["p0", "p1"]), st.sampled_from(["d0", "d1"]))),
+        kept=st.sampled_from([None, "p0", "p1", "p2", "d0", "d1", "d2"]),
+    )
+    def chooses(self, avoided: set[tuple[str, str]], kept: str | None) -> None:
+        keep = None if kept is None else self.pool.get(kept)
+        trusted = self._trusted_edges()
         try:
-            placement = self.pool.choose(self.pool.group_for(None), avoided)
+            placement = self.pool.choose(self.pool.group_for(None), avoided, keep)
         except NoPair:
             assert self.pool.unready() is not None
             return
@@ -78,6 +83,21 @@ class Desk(RuleBasedStateMachine):
             assert self.pool.get(member.worker.worker_id) is member
         mine, theirs = placement.prefill.worker.engine_version, placement.decode.worker.engine_version
         assert mine is None or theirs is None or mine == theirs
+        assert placement.edge in trusted or not trusted, "a benched edge was offered beside a trusted one"
+
+    def _trusted_edges(self) -> set[tuple[str, str]]:
+        """Edges of free workers that nothing speaks against, or of which a trial is due."""
+        lineup = self.pool._lineup(self.pool.group_for(None)) if self.pool._groups else None
+        if lineup is None:
+            return set()
+        now = self.clock.now
+        return {
+            (prefill.worker.worker_id, decode.worker.worker_id)
+            for prefill in lineup.prefills
+            if prefill.breaker.admits(now) and not prefill.full
+            for decode in self.pool._health.fit(prefill, lineup.partners(prefill), now)
+            if not decode.full
+        }
 
     @rule(
         index=st.integers(0, 50),
@@ -105,10 +125,25 @@ class Desk(RuleBasedStateMachine):
             assert self.cap is None or member.in_flight <= self.cap
 
     @invariant()
-    def trouble_is_known(self) -> None:
+    def what_is_benched_is_counted(self) -> None:
         if hasattr(self, "pool"):
-            broken = any(not member.breaker.closed for member in self.pool.members())
-            assert self.pool._troubled is (broken or self.pool.open_edges > 0)
+            health = self.pool._health
+            assert self.pool.open_members == sum(not m.breaker.closed for m in self.pool.members())
+            assert self.pool.open_edges == sum(not c.breaker.closed for c in health._cases.values())
+            assert not health.calm or not (health.troubled or health._cases)
+
+    @invariant()
+    def nobody_is_on_more_than_one_trial_at_a_time(self) -> None:
+        trials = [
+            (breaker, permit)
+            for held in getattr(self, "held", ())
+            for breaker, permit in (
+                (held.prefill.breaker, held.prefill_permit),
+                (held.decode.breaker, held.decode_permit),
+            )
+            if permit < 0 and breaker._trial == permit
+        ]
+        assert len(trials) == len({id(breaker) for breaker, _ in trials})
 
     def teardown(self) -> None:
         for placement in getattr(self, "held", ()):
