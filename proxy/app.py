@@ -27,7 +27,6 @@ from proxy.edge.connection import ClientConnection
 from proxy.edge.door import Door
 from proxy.edge.listener import inherited, listen
 from proxy.errors import SettingsError
-from proxy.flow.aborts import abort
 from proxy.flow.admission import Admission
 from proxy.flow.carriage import Carriage, Means
 from proxy.flow.corridor import Corridor
@@ -43,6 +42,7 @@ from proxy.settings import Settings
 from proxy.telemetry import logs
 from proxy.telemetry.logs import RequestLog
 from proxy.telemetry.metrics import Metrics, measure_loop_lag
+from proxy.upstream.aborter import Aborter
 from proxy.upstream.carriers import Carriers
 from proxy.upstream.inquiries import Inquiries
 from proxy.upstream.probes import Probes
@@ -100,12 +100,15 @@ class Service:
         self.sweeper.members.add(self.carriers)
         self.admission = Admission(self.pool, rules.admission(settings), loop)
         self.inquiries = Inquiries(rules.revealed(settings.upstream.api_key), settings.upstream.connect_s)
+        self.aborter = Aborter(rules.aborter(settings), self.inquiries, self.metrics.aborts, clock, sleep)
+        self.carriers.on_cut = self.aborter.tell
         self.probes = Probes(rules.probes(settings), self.pool, self.inquiries, clock, rng)
         ids = Ids(rng)
         means = Means(
             pool=self.pool,
             admission=self.admission,
             carriers=self.carriers,
+            inquiries=self.inquiries,
             sweeper=self.sweeper,
             ledger=self.ledger,
             metrics=self.metrics,
@@ -171,9 +174,7 @@ class Service:
         )
 
     async def _abort(self, rid: str) -> int:
-        """Aborts what a client started under its own rid; everything, the waiting too, for an empty one."""
-        dismissed = 0 if rid else self.admission.dismiss()
-        return dismissed + await abort(self.corridor.exchanges_of(rid), self.inquiries)
+        return self.corridor.abort(rid)
 
     def _control_protocol(self) -> asyncio.Protocol:
         assert self.control.server is not None
@@ -204,6 +205,8 @@ class Service:
             "pd_upstream_connections", lambda: {("open",): self.carriers.open, ("idle",): self.carriers.idle}
         )
         gauge("pd_held_bytes", lambda: self.ledger.held_bytes)
+        budget = self.carriage.retrier.budget
+        gauge("pd_retry_budget_left", lambda: max(0.0, budget.left(self.clock.monotonic())))
         gauge("pd_queue_depth", lambda: self.admission.waiting)
         gauge(
             "pd_legs_in_flight",
@@ -212,6 +215,8 @@ class Service:
         gauge("pd_draining", lambda: int(self.leaving.begun))
         gauge("pd_build_info", lambda: {(self.deps.version,): 1})
         gauge("pd_workers", self._workers_by_kind)
+        gauge("pd_workers_benched", lambda: self.pool.open_members)
+        gauge("pd_edges_open", lambda: self.pool.open_edges)
         if (watcher := self.watcher) is not None:
             gauge("pd_registry_age_seconds", lambda: watcher.age_s(self.clock.monotonic()))
             gauge("pd_registry_workers", lambda: watcher.workers)
@@ -286,6 +291,7 @@ class Service:
         tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("sweeper", lambda: self.sweeper.run(sleep)),
             ("probes", self.probes.run),
+            ("aborts", self.aborter.run),
             ("loop lag", lambda: measure_loop_lag(self.metrics, self.clock, sleep)),
         ]
         if self.watcher is not None:

@@ -102,6 +102,14 @@ class Draining(PdError):
     code = "draining"
 
 
+class Aborted(PdError):
+    """The client itself has ended the request, by /abort_request."""
+
+    status = 499
+    code = "aborted"
+    blame = Blame.CLIENT
+
+
 class UpstreamFailure(PdError):
     """A worker failed the request in a way that could not be hidden."""
 

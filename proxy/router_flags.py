@@ -158,7 +158,7 @@ ROUTER_FLAGS: tuple[RouterFlag, ...] = (
         "--cb-success-threshold", "one request that succeeds closes a breaker, so 1 is the only value", "1"
     ),
     _sets("--cb-timeout-duration-secs", "breaker.open_s"),
-    *_refused("failures in a row are counted, without a window; leave it out", "--cb-window-duration-secs"),
+    _sets("--cb-window-duration-secs", "breaker.window_s"),
     _sets("--disable-circuit-breaker", "breaker.enabled", nargs=0, convert=_off),
     _sets("--health-failure-threshold", "health.failures"),
     _sets("--health-success-threshold", "health.successes"),

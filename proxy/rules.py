@@ -8,17 +8,21 @@ from proxy.discovery.etcd import EtcdRules
 from proxy.edge.door import DoorRules
 from proxy.edge.head import HeadRules
 from proxy.flow.admission import AdmissionRules
+from proxy.flow.budget import BudgetRules
 from proxy.flow.carriage import CarriageRules
+from proxy.flow.continuation.telling import Mode
+from proxy.flow.deaths import DeathRules
+from proxy.flow.retrier import RetrierRules
 from proxy.flow.retry import RetryRules
 from proxy.routing.breaker import BreakerRules
 from proxy.routing.group import PoolRules
 from proxy.routing.lineup import PairingRules
 from proxy.settings import Settings
+from proxy.upstream.aborter import AborterRules
 from proxy.upstream.carriers import CarrierRules
 from proxy.upstream.exchange import ExchangeRules
+from proxy.upstream.outcome import Outcome
 from proxy.upstream.probes import ProbeRules
-
-_NEVER = 1 << 62
 
 
 def revealed(secret: SecretStr | None) -> str | None:
@@ -36,6 +40,7 @@ def door(settings: Settings) -> DoorRules:
             head_count=limits.head_count,
             model_header=settings.routing.model_header.lower().encode(),
             request_id_headers=tuple(name.lower().encode() for name in server.request_id_headers),
+            longest_wait_s=settings.upstream.longest_wait_s,
             worker_authorization=None if worker_key is None else b"Bearer " + worker_key.encode(),
         ),
         body_bytes=limits.body_bytes,
@@ -64,8 +69,13 @@ def pool(settings: Settings) -> PoolRules:
             compatible_versions=frozenset(frozenset(pair) for pair in routing.compatible_versions),
         ),
         breaker=BreakerRules(
-            failures=breaker.failures if breaker.enabled else _NEVER,
+            enabled=breaker.enabled,
+            failures=breaker.failures,
             open_s=breaker.open_s,
+            edge_open_s=breaker.edge_open_s,
+            edge_open_max_s=breaker.edge_open_max_s,
+            window_s=breaker.window_s,
+            least_requests=breaker.least_requests,
         ),
     )
 
@@ -85,23 +95,36 @@ def carriers(settings: Settings) -> CarrierRules:
     )
 
 
+def aborter(settings: Settings) -> AborterRules:
+    """How fast workers are told to abort."""
+    return AborterRules(per_s=settings.upstream.aborts_per_s)
+
+
 def carriage(settings: Settings) -> CarriageRules:
     """Attempts and their deadlines."""
     upstream, retries = settings.upstream, settings.retries
     return CarriageRules(
-        retry=RetryRules(
-            attempts=retries.attempts if retries.enabled else 1,
-            initial_backoff_s=retries.initial_backoff_s,
-            max_backoff_s=retries.max_backoff_s,
+        retrier=RetrierRules(
+            retry=RetryRules(
+                attempts=retries.attempts if retries.enabled else 1,
+                initial_backoff_s=retries.initial_backoff_s,
+                max_backoff_s=retries.max_backoff_s,
+                never=frozenset(Outcome(name) for name in retries.never),
+            ),
+            budget=BudgetRules(ratio=retries.budget_ratio, floor_per_s=retries.budget_floor_per_s),
+            deaths=DeathRules(redispatch_per_s=retries.redispatch_per_s),
+            longest_retry_after_s=retries.longest_retry_after_s,
         ),
         exchange=ExchangeRules(
             first_token_s=upstream.first_token_s,
             first_token_after_prefill_s=upstream.first_token_after_prefill_s,
             between_chunks_s=upstream.between_chunks_s,
             total_s=upstream.total_s,
+            drain_prefill_s=upstream.drain_prefill_s,
             answer_bytes=settings.limits.answer_bytes,
         ),
         logprobs_wait_s=upstream.logprobs_wait_s,
+        continuation=Mode(retries.continuation),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
+from proxy.settings_failures import Breaker, Health, Retries
+from proxy.settings_section import Section
 from proxy.settings_values import (
     Count,
     CountOrZero,
@@ -21,31 +23,18 @@ from proxy.settings_values import (
     Password,
     Port,
     Prefill,
+    RateAboveZero,
     ReadableFile,
     Seconds,
     Size,
     Text,
     Timeout,
-    UrlPath,
     Versions,
     WorkerUrl,
 )
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 Policy = Annotated[Literal["round_robin", "random", "least_loaded", "power_of_two"], LowerCase]
-
-
-class Section(BaseModel):
-    """One section of the tree. A check of two settings hangs on the later one, so that an error names it."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
 
 
 class Server(Section):
@@ -126,8 +115,15 @@ class Upstream(Section):
     """For the first token, once the prefill leg has ended."""
     between_chunks_s: Timeout = 300.0
     """Longest silence within a stream; stands still while the client makes us wait."""
+    drain_prefill_s: Timeout = 30.0
+    """How long a prefill leg may outlive its request's answer; then it is aborted."""
     total_s: Timeout | None = None
     """For a whole non-streamed answer; unset: no limit. A stream's whole length has none."""
+    longest_wait_s: Timeout = 3600.0
+    """Longest that a request's own headers X-PD-Timeout, X-PD-First-Token-Timeout and X-PD-Stall-Timeout may
+    ask for; more is cut to it."""
+    aborts_per_s: RateAboveZero = 200.0
+    """How many aborts a worker is sent each second; connections are closed at once in any case."""
     api_key: Key | None = None
     """Key sent to the workers as `Authorization: Bearer`."""
     logprobs_wait_s: Timeout = 5.0
@@ -159,62 +155,6 @@ class Routing(Section):
     """Refuse to pair workers of unequal tensor parallelism, instead of a warning."""
     compatible_versions: Listed[Versions] = ()
     """Pairs of unequal engine versions that may work together, as "0.5.22=0.5.23"."""
-
-
-class Retries(Section):
-    """What happens to an attempt that failed before the client saw anything."""
-
-    enabled: bool = True
-    """Whether a failed attempt is made again at all."""
-    attempts: Count = 5
-    """Attempts in all, the first included."""
-    initial_backoff_s: Seconds = 0.05
-    """Upper bound of the wait before the second attempt; doubles with each (full jitter)."""
-    max_backoff_s: Seconds = 2.0
-    """Upper bound that the wait never passes."""
-    report_attempts: bool = True
-    """Whether answers carry X-PD-Attempts."""
-
-    @field_validator("max_backoff_s")
-    @classmethod
-    def _above_the_initial(cls, backoff_s: float, info: ValidationInfo) -> float:
-        initial_s = info.data.get("initial_backoff_s", 0.0)
-        if backoff_s < initial_s:
-            raise ValueError(f"is below retries.initial_backoff_s ({initial_s:g})")
-        return backoff_s
-
-
-class Breaker(Section):
-    """When a failing worker is benched."""
-
-    enabled: bool = True
-    """Whether failures of requests bench a worker at all."""
-    failures: Count = 5
-    """Failures in a row that bench it."""
-    open_s: Timeout = 10.0
-    """How long it is benched before one request tries it."""
-
-
-class Health(Section):
-    """The probes."""
-
-    interval_s: Timeout = 5.0
-    """Between two probes of a worker."""
-    timeout_s: Timeout = 5.0
-    """For a probe's answer."""
-    failures: Count = 3
-    """Failed probes in a row that take a worker out."""
-    successes: Count = 1
-    """Good probes in a row that bring it back."""
-    path: UrlPath | None = None
-    """Path that is probed; unset: the cheapest that the worker's engine version has."""
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        if path is not None and not path.startswith("/"):
-            raise ValueError("does not start with /")
-        return path
 
 
 class Discovery(Section):

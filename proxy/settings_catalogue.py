@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import SecretStr
 
-from proxy.settings import Section, Settings
+from proxy.settings import Settings
+from proxy.settings_section import Section
 from proxy.settings_values import Kind
 
 _SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
@@ -71,6 +72,8 @@ def shown(leaf: Leaf, value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(str(item) for item in value)
+    if leaf.name.endswith("_per_s"):
+        return f"{value:g}"
     if leaf.name.endswith("_s"):
         return f"{value:g}s"
     if leaf.name.endswith("_bytes") and isinstance(value, int):

@@ -146,6 +146,9 @@ Timeout = Annotated[
     float, BeforeValidator(_seconds), Gt(0), Le(1e9), Kind(f"{_DURATION}; more than 0", "SECONDS")
 ]
 Size = Annotated[int, BeforeValidator(_size_bytes), Ge(1024), Kind(f"{_SIZE}; at least 1024", "BYTES")]
+Share = Annotated[float, Ge(0), Le(1), Kind("a number from 0 to 1", "SHARE")]
+Rate = Annotated[float, Ge(0), Le(1e6), Kind("a number, 0 or more", "PER_SECOND")]
+RateAboveZero = Annotated[float, Gt(0), Le(1e6), Kind("a number above 0", "PER_SECOND")]
 Count = Annotated[int, Ge(1), Kind("a whole number, 1 or more", "N")]
 CountOrZero = Annotated[int, Ge(0), Kind("a whole number, 0 or more", "N")]
 Text = Annotated[str, Kind("a text", "TEXT")]

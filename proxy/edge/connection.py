@@ -296,6 +296,8 @@ class ClientConnection(asyncio.Protocol):
     def _forget(self) -> None:
         self._state = CLOSED
         self._buffer = b""
+        if self._reply is not None:
+            self._reply.forsake()
         self._end_request()
         self._door.connections.discard(self)
         self._door.sweeper.members.discard(self)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import httptools
 import msgspec
 
+from proxy.edge.patience import PATIENCE_HEADERS, read_patience
 from proxy.errors import BadRequest, HeadTooLarge
+from proxy.upstream.patience import Patience
 
 _NOT_PASSED_ON = frozenset(
     [
@@ -27,6 +29,7 @@ _NOT_PASSED_ON = frozenset(
         b"accept-encoding",
         # Ours to set: accepted or made, and sent on in any case.
         b"x-request-id",
+        *PATIENCE_HEADERS,
     ]
 )
 
@@ -43,6 +46,8 @@ class HeadRules:
     """Looked at in this order."""
     worker_authorization: bytes | None = None
     """Sent to the workers in the place of the client's own Authorization."""
+    longest_wait_s: float = 3600.0
+    """What the client's own time limits are cut to."""
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -60,6 +65,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     request_id: str | None
     model: str | None
     authorization: bytes | None
+    patience: Patience | None
 
 
 class _Collector:
@@ -113,6 +119,7 @@ def parse_head(head: bytes, rules: HeadRules) -> RequestHead:
         request_id=read.request_id,
         model=read.model,
         authorization=read.authorization,
+        patience=read_patience(read.patience, rules.longest_wait_s),
     )
 
 
@@ -127,6 +134,7 @@ class _Headers:
         "has_host",
         "model",
         "passed_on",
+        "patience",
         "request_id",
     )
 
@@ -136,6 +144,7 @@ class _Headers:
         self.content_length: int | None = None
         self.model: str | None = None
         self.passed_on: list[bytes] = []
+        self.patience: dict[bytes, bytes] = {}
         self.request_id: str | None = None
 
 
@@ -167,6 +176,8 @@ def _read_headers(headers: list[tuple[bytes, bytes]], rules: HeadRules) -> _Head
             read.expects_continue = value.lower() == b"100-continue"
         elif name == b"host":
             read.has_host = True
+        elif name in PATIENCE_HEADERS:
+            read.patience[name] = value
         elif name == b"connection":
             named = frozenset(option.strip() for option in value.lower().split(b","))
             named_by_connection |= named - {b"keep-alive", b"close", b"upgrade"}

@@ -101,6 +101,7 @@ def read_request(
         model=intake.model or head.model,
         request_id=request_id,
         received_at=received_at,
+        patience=head.patience,
     )
 
 

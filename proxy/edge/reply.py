@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 from proxy import faults
@@ -15,6 +15,26 @@ _JSON = b"Content-Type: application/json\r\n"
 
 def _nothing() -> None:
     """For those who need not be told."""
+
+
+def _ignore(closes: bool) -> None:
+    """For a connection that is no more."""
+
+
+class _Nowhere(asyncio.WriteTransport):
+    """Takes what is still written for a client that has gone: uvloop's closed transports raise."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Drops it."""
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Drops them."""
+
+    def abort(self) -> None:
+        """The connection is no more."""
+
+
+_NOWHERE = _Nowhere()
 
 
 class Reply:
@@ -159,6 +179,11 @@ class Reply:
         """Cuts the connection: for an answer that cannot be completed, so that the client can tell."""
         self.ended = True
         self._transport.abort()
+
+    def forsake(self) -> None:
+        """The client has gone: what is written until its request has ended goes nowhere."""
+        self._transport = _NOWHERE
+        self._on_end = _ignore
 
     @property
     def takes_chunks(self) -> bool:

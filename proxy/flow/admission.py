@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from proxy.errors import NoPair, Overloaded
 from proxy.routing.group import Group
+from proxy.routing.member import Member
 from proxy.routing.placement import Placement
 from proxy.routing.pool import NO_EDGES, Edge, Pool
 
@@ -23,10 +24,13 @@ class AdmissionRules:
 
 
 class _Waiter:
-    __slots__ = ("avoid", "place")
+    __slots__ = ("avoid", "keep", "place")
 
-    def __init__(self, avoid: Collection[Edge], place: asyncio.Future[Placement]) -> None:
+    def __init__(
+        self, avoid: Collection[Edge], keep: Member | None, place: asyncio.Future[Placement]
+    ) -> None:
         self.avoid = avoid
+        self.keep = keep
         self.place = place
 
 
@@ -41,7 +45,9 @@ class Admission:
         self.waiting = 0
         pool.on_room = self._serve_queue
 
-    def at_once(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement | None:
+    def at_once(
+        self, group: Group, avoid: Collection[Edge] = NO_EDGES, keep: Member | None = None
+    ) -> Placement | None:
         """A pair if nobody has to be waited for; it counts as busy and must be released.
 
         Raises:
@@ -49,9 +55,11 @@ class Admission:
         """
         if self.waiting and self._queues.get(group.model):
             return None
-        return self._pool.choose(group, avoid)
+        return self._pool.choose(group, avoid, keep)
 
-    async def wait(self, group: Group, avoid: Collection[Edge] = NO_EDGES) -> Placement:
+    async def wait(
+        self, group: Group, avoid: Collection[Edge] = NO_EDGES, keep: Member | None = None
+    ) -> Placement:
         """A pair as soon as one is free, in the order of coming.
 
         Raises:
@@ -65,7 +73,7 @@ class Admission:
                 "routing.queue_size)",
                 retry_after_s=1,
             )
-        waiter = _Waiter(avoid, self._loop.create_future())
+        waiter = _Waiter(avoid, keep, self._loop.create_future())
         queue = self._queues.setdefault(group.model, deque())
         queue.append(waiter)
         self.waiting += 1
@@ -86,13 +94,6 @@ class Admission:
         finally:
             self._leave(group.model, waiter)
 
-    def dismiss(self) -> int:
-        """Sends everybody away who waits; says how many that were."""
-        waiting = [one for queue in self._queues.values() for one in queue if not one.place.done()]
-        for waiter in waiting:
-            waiter.place.set_exception(Overloaded("aborted while it waited for a worker"))
-        return len(waiting)
-
     def _leave(self, model: str | None, waiter: _Waiter) -> None:
         self.waiting -= 1
         queue = self._queues.get(model)
@@ -110,7 +111,7 @@ class Admission:
                 queue.popleft()
                 continue
             try:
-                placement = self._pool.choose(group, waiter.avoid)
+                placement = self._pool.choose(group, waiter.avoid, waiter.keep)
             except NoPair as error:
                 queue.popleft()
                 waiter.place.set_exception(error)

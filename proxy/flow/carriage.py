@@ -8,38 +8,56 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock, Sleep
+from proxy.errors import PdError
 from proxy.flow.admission import Admission
+from proxy.flow.avoid import Avoid
+from proxy.flow.continuation.telling import Mode, Narrator, Telling
+from proxy.flow.continuation.tokenizers import Tokenizers
+from proxy.flow.farewell import as_failure
 from proxy.flow.logprobs import merge_prompt_logprobs
 from proxy.flow.recipient import Amend, Recipient
-from proxy.flow.retry import Retry, RetryRules, decide
+from proxy.flow.retrier import Retrier, RetrierRules
+from proxy.flow.retry import Retry
 from proxy.flow.rids import put_back
+from proxy.flow.seating import Seating
 from proxy.flow.trail import Trail
+from proxy.flow.waits import Waits
 from proxy.roster import Role
 from proxy.routing.breaker import Settlement
 from proxy.routing.group import Group
 from proxy.routing.ledger import Ledger
 from proxy.routing.member import Member
 from proxy.routing.placement import Placement
-from proxy.routing.pool import Edge, Pool
+from proxy.routing.pool import Pool
 from proxy.telemetry.metrics import Metrics, WorkerMetrics
 from proxy.upstream.carriers import Carriers
 from proxy.upstream.exchange import Exchange, ExchangeRules, Upstream
+from proxy.upstream.inquiries import Inquiries
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
 from proxy.upstream.splice import mint_room
 from proxy.upstream.sweeper import Sweeper
 
 _OK = Outcome.OK
+_BROKE_OFF = frozenset([Outcome.TRUNCATED, Outcome.TRUNCATED_MIDSTREAM])
+# why: hundreds of connections to a worker that dies end one after another, and only when all have
+# can its death be told from one request that it has dropped.
+_AFTERMATH_S = 0.02
+_TOO_LARGE = Failure(
+    Outcome.ENGINE_ERROR, "the answer is too large to be merged (setting limits.answer_bytes)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CarriageRules:
     """The bounds of all attempts at one order."""
 
-    retry: RetryRules
+    retrier: RetrierRules
     exchange: ExchangeRules
     logprobs_wait_s: float = 5.0
     """How long the first event waits for what only prefill knows."""
+    continuation: Mode = Mode.ON
+    """Which broken streams are continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,7 @@ class Means:
     pool: Pool
     admission: Admission
     carriers: Carriers
+    inquiries: Inquiries
     sweeper: Sweeper
     ledger: Ledger
     metrics: Metrics
@@ -69,13 +88,30 @@ class Carriage:
         self._upstream = Upstream(
             means.carriers, means.sweeper, means.ledger, rules.exchange, means.loop, self._prefill_over
         )
+        self.retrier = Retrier(rules.retrier, means.rng, means.carriers.open_to, means.metrics)
+        self._narrator = Narrator(
+            rules.continuation, Tokenizers(means.inquiries), means.ledger, means.metrics.continued
+        )
         self.live: dict[str, Exchange] = {}
         """Attempts by their rid."""
+        self.waits = Waits(means.clock, means.loop)
+        """Who waits for a place, or between two attempts."""
+        self._seating = Seating(
+            means.pool,
+            means.admission,
+            self.waits,
+            means.clock,
+            means.sleep,
+            means.metrics.queue_wait,
+            rules.retrier.longest_retry_after_s,
+        )
 
     async def carry(
         self, order: Order, group: Group, recipient: Recipient, own_rid: str | list[str] | None, trail: Trail
     ) -> Failure | None:
         """Makes attempts until one has something for the recipient, then relays it.
+
+        A stream that breaks off is continued by further attempts, each with an order of its own.
 
         Returns:
             None if the answer went well; else the failure. The recipient has been told of it
@@ -85,57 +121,97 @@ class Carriage:
             NoPair: nobody is there to serve it.
             Overloaded: no place was free in time.
         """
-        avoid: set[Edge] = set()
+        avoid: Avoid | None = None
+        telling: Telling | None = None
         attempts = 0
-        while True:
-            attempts += 1
-            placement = self._means.admission.at_once(group, avoid) or await self._queue(group, avoid)
-            exchange = self._begin(order, placement, trail)
-            served = False
-            try:
-                await exchange.dispatch()
-                failure = await exchange.verdict or exchange.prefill_failure
-                if failure is None:
-                    self._proved(exchange, trail)
-                    if order.keep_prefill or own_rid is not None:
-                        recipient.amend_with(await self._amend(exchange, own_rid))
-                    whole = exchange.whole
-                    if whole is None:
-                        failure = await self._relay(exchange, recipient)
-                    else:
-                        recipient.whole(exchange.head, whole)
-                        self._decode_ended(exchange, None)
-                        if recipient.behind:
-                            await recipient.caught_up()
-                        recipient.end()
-                    served = failure is None
-                    return failure
-                if exchange.aborted:
-                    failure = replace(failure, outcome=Outcome.ABORTED)
-                self._failed(exchange, failure, trail)
-            finally:
-                self.live.pop(exchange.rid, None)
-                self._means.pool.withdraw(placement)
-                exchange.close(served=served)
-            decision = decide(failure, attempts, self._rules.retry, self._means.rng)
-            if not isinstance(decision, Retry):
-                return failure
-            self._means.metrics.retried(failure.outcome)
-            if decision.counted:
-                avoid.add(exchange.placement.edge)
-                await self._means.sleep(decision.delay_s)
-            else:
-                attempts -= 1
-
-    async def _queue(self, group: Group, avoid: set[Edge]) -> Placement:
-        now, metrics = self._means.clock.monotonic, self._means.metrics
-        came_at = now()
+        upstream = self._upstream
+        if order.patience is not None:
+            upstream = replace(upstream, rules=order.patience.over(upstream.rules))
+        total_s = upstream.rules.total_s
+        deadline = float("inf") if total_s is None else trail.received_at + total_s
+        self.retrier.budget.earn(self._means.sweeper.now)
         try:
-            return await self._means.admission.wait(group, avoid)
+            while True:
+                attempts += 1
+                fresh = avoid is None and not trail.aborted
+                placement = self._means.admission.at_once(group) if fresh else None
+                if placement is None:
+                    found = await self._seating.place(group, avoid, trail, deadline)
+                    if isinstance(found, Failure):
+                        return _told(telling, found)
+                    placement = found
+                exchange = self._begin(order, placement, trail, upstream)
+                served = False
+                try:
+                    await exchange.dispatch()
+                    failure = await exchange.verdict or exchange.prefill_failure
+                    if failure is None:
+                        self._proved(exchange, trail)
+                        if telling is None and (order.keep_prefill or own_rid is not None):
+                            recipient.amend_with(await self._amend(exchange, own_rid))
+                        whole = exchange.whole
+                        if whole is not None:
+                            recipient.whole(exchange.head, whole)
+                            self._decode_ended(exchange, None)
+                            if recipient.behind:
+                                await recipient.caught_up()
+                            recipient.end()
+                            served = True
+                            return None
+                        if not (exchange.head.event_stream or recipient.takes_oversize):
+                            return _TOO_LARGE
+                        telling = telling or Telling(self._narrator, order, recipient, trail.continued)
+                        failure = await telling.relay(exchange)
+                        if failure is None:
+                            self._decode_ended(exchange, None)
+                            served = True
+                            return None
+                    if exchange.aborted:
+                        failure = replace(failure, outcome=Outcome.ABORTED, status=499)
+                    self._failed(exchange, failure, trail)
+                finally:
+                    self.live.pop(exchange.rid, None)
+                    self._means.pool.withdraw(placement)
+                    exchange.close(served=served)
+                if telling is not None:
+                    if telling.over:
+                        return failure
+                    deadline = float("inf")  # a stream that has begun has none
+                    if telling.progressed():
+                        attempts = 1
+                if failure.outcome in _BROKE_OFF:
+                    await self._means.sleep(_AFTERMATH_S)
+                now = self._means.clock.monotonic()
+                decision = self.retrier.after(failure, attempts, placement, now, deadline)
+                if not isinstance(decision, Retry):
+                    return _told(telling, failure)
+                self._means.metrics.retried(failure.outcome)
+                if decision.counted:
+                    avoid = avoid or Avoid()
+                    avoid.learn(failure, placement, now)
+                    cut_short = await self._pause(decision.delay_s, trail, deadline)
+                    if cut_short is not None:
+                        return _told(telling, cut_short)
+                else:
+                    attempts -= 1
+                    trail.attempts -= 1
+                if telling is not None and telling.broke_off:
+                    onward = await telling.resume(group, placement.edge[1], failure)
+                    if not isinstance(onward, Order):
+                        return onward
+                    order = onward
+        except PdError as error:
+            if telling is None:
+                raise
+            return telling.give_up(as_failure(error))
         finally:
-            metrics.queue_wait.observe(now() - came_at)
+            if telling is not None:
+                telling.close()
 
-    def _begin(self, order: Order, placement: Placement, trail: Trail) -> Exchange:
+    async def _pause(self, delay_s: float, trail: Trail, deadline: float) -> Failure | None:
+        return await self.waits.until(lambda: self._means.sleep(delay_s), trail, deadline)
+
+    def _begin(self, order: Order, placement: Placement, trail: Trail, upstream: Upstream) -> Exchange:
         means = self._means
         now = means.clock.monotonic()
         rid = means.new_rid()
@@ -144,7 +220,7 @@ class Carriage:
             placement,
             mint_room(means.rng.getrandbits(62)),
             rid,
-            self._upstream,
+            upstream,
             trail.received_at,
             now,
         )
@@ -179,8 +255,7 @@ class Carriage:
 
     def _failed(self, exchange: Exchange, failure: Failure, trail: Trail) -> None:
         trail.failures.append(failure)
-        settlement = Settlement.IGNORED if failure.proves_nothing else Settlement.FAILURE
-        self._means.pool.settle(exchange.placement, failure.blamed, settlement)
+        self._means.pool.settle(exchange.placement, failure.blamed, failure.settlement)
         if failure.outcome is Outcome.STALE_CONNECTION:
             self._means.carriers.distrust(exchange.placement.prefill.worker)
             self._means.carriers.distrust(exchange.placement.decode.worker)
@@ -192,22 +267,6 @@ class Carriage:
         figures.leg_duration.observe(self._means.clock.monotonic() - exchange.dispatched_at)
         figures.ended(_OK if failure is None else failure.outcome)
 
-    async def _relay(self, exchange: Exchange, recipient: Recipient) -> Failure | None:
-        head = exchange.head
-        if not head.event_stream and not recipient.takes_oversize:
-            return Failure(
-                Outcome.ENGINE_ERROR, "the answer is too large to be merged (setting limits.answer_bytes)"
-            )
-        recipient.open(head, exchange.pause, exchange.resume)
-        exchange.relay_to(recipient)
-        failure = await exchange.over()
-        self._decode_ended(exchange, failure)
-        if failure is None:
-            recipient.end()
-        else:
-            recipient.broken(failure)
-        return failure
-
     async def _amend(self, exchange: Exchange, own_rid: str | list[str] | None) -> Amend | None:
         ids = put_back(exchange.rid, own_rid)
         order = exchange.order
@@ -218,3 +277,8 @@ class Carriage:
         if ids is None or logprobs is None:
             return ids or logprobs
         return lambda data: ids(logprobs(data))
+
+
+def _told(telling: Telling | None, failure: Failure) -> Failure:
+    """A failure that is final, of which the client of a stream must be told in the stream itself."""
+    return failure if telling is None else telling.give_up(failure)

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.errors import BadRequest, Draining, NoPair, Overloaded, PdError
+from proxy.errors import PdError
 from proxy.flow.carriage import Carriage, Means
 from proxy.flow.fanout import Merger, one_answer
-from proxy.flow.farewell import as_error, as_events
+from proxy.flow.farewell import as_error, as_events, as_failure, outcome_of
 from proxy.flow.journal import Journal
 from proxy.flow.recipient import Direct
 from proxy.flow.request import Reply, Request, Route
@@ -50,7 +50,7 @@ class Corridor:
             trail.outcome = Outcome.CLIENT_GONE
             raise
         except PdError as error:
-            trail.outcome, trail.refusal = _outcome_of(error), error.message
+            trail.outcome, trail.refusal = outcome_of(error), error.message
             self._tell(reply, error)
         except Exception:
             log.exception("a request failed by a fault of the proxy", request_id=request.request_id)
@@ -67,8 +67,25 @@ class Corridor:
         reply.fail(error)
         self._journal.refused(route, request_id, reply, error, received_at)
 
-    def exchanges_of(self, rid: str) -> Iterator[Exchange]:
-        """The attempts on their way for a client's own rid, or for one minted here; all for an empty one."""
+    def abort(self, rid: str) -> int:
+        """Ends requests: on their workers, in the queue, and between two attempts.
+
+        Args:
+            rid: a client's own, or one minted here; empty: everything that is here.
+
+        Returns:
+            How many attempts and waits have ended.
+        """
+        exchanges = list(self._exchanges_of(rid))
+        for exchange in exchanges:
+            exchange.abort()
+        trails = self._own_rids.get(rid, ())
+        for trail in trails:
+            trail.aborted = True
+        ended = {id(trail) for trail in trails}
+        return len(exchanges) + self._carriage.waits.abort(lambda trail: not rid or id(trail) in ended)
+
+    def _exchanges_of(self, rid: str) -> Iterator[Exchange]:
         if not rid:
             yield from tuple(self._carriage.live.values())
             return
@@ -125,7 +142,7 @@ class Corridor:
             error = _first(failed)
             if not reply.opened:
                 raise error from None
-            failure = Failure(_outcome_of(error), error.message, error.status)
+            failure = as_failure(error)
             merger.broken(failure)
         return failure
 
@@ -178,14 +195,5 @@ def _order(request: Request, overrides: bytes, *, raw: bool) -> Order:
         # Whoever changes an answer cannot keep the worker's chunks.
         raw=raw and intake.rid is None and not intake.wants_input_logprobs,
         keep_prefill=intake.wants_input_logprobs,
+        patience=request.patience,
     )
-
-
-def _outcome_of(error: PdError) -> Outcome:
-    if isinstance(error, BadRequest):
-        return Outcome.BAD_REQUEST
-    if isinstance(error, NoPair):
-        return Outcome.NO_PAIR
-    if isinstance(error, Overloaded):
-        return Outcome.OVERLOADED
-    return Outcome.DRAINING if isinstance(error, Draining) else Outcome.INTERNAL

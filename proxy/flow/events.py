@@ -12,17 +12,22 @@ Members = dict[str, msgspec.Raw]
 decode_object = msgspec.json.Decoder(Members).decode
 decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 encode = msgspec.json.Encoder().encode
+END = b"[DONE]"
+"""The data of the event that ends a stream."""
 
 
 def datas(events: bytes) -> list[bytes]:
     """The data of each event, [DONE] left out."""
+    return [data for data in all_datas(events) if data != END]
+
+
+def all_datas(events: bytes) -> list[bytes]:
+    """The data of each event; the workers' chunk framing may stand around them."""
     found = []
     for block in events.split(b"\n\n"):
         start = block.find(b"data:")
         if start >= 0:
-            data = block[start + 5 :].strip()
-            if data != b"[DONE]":
-                found.append(data)
+            found.append(block[start + 5 :].strip())
     return found
 
 
@@ -32,7 +37,7 @@ def map_events(events: bytes, change: Callable[[bytes], bytes]) -> bytes:
     for at, block in enumerate(blocks):
         if block.startswith(b"data:"):
             data = block[5:].strip()
-            if data != b"[DONE]":
+            if data != END:
                 blocks[at] = b"data: " + change(data)
     return b"\n\n".join(blocks)
 

@@ -59,17 +59,17 @@ class Merger:
         self._usages: list[Members] = []
         self._usage_chunk: Members | None = None
         self._identity: dict[str, msgspec.Raw] = {}
-        self._pauses: list[Callable[[], None]] = []
-        self._resumes: list[Callable[[], None]] = []
+        self._pauses: dict[int, Callable[[], None]] = {}
+        self._resumes: dict[int, Callable[[], None]] = {}
         reply.on_pause = self._pause
         reply.on_resume = self._resume
 
     def _pause(self) -> None:
-        for pause in self._pauses:
+        for pause in self._pauses.values():
             pause()
 
     def _resume(self) -> None:
-        for resume in self._resumes:
+        for resume in self._resumes.values():
             resume()
 
     def branch(self, number: int) -> Branch:
@@ -82,13 +82,16 @@ class Merger:
 
     # --- streams
 
-    def opened(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+    def opened(self, head: ResponseHead) -> None:
         """A branch begins to stream; the first one opens the answer."""
-        self._pauses.append(pause)
-        self._resumes.append(resume)
         if not self._reply.opened:
             self._tell_attempts()
             self._reply.open(head.status_line, head.passed_on)
+
+    def read_from(self, number: int, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """A branch's events come from now on from where `pause` and `resume` stop and go on with them."""
+        self._pauses[number] = pause
+        self._resumes[number] = resume
         if self._reply.paused:
             pause()
 
@@ -227,7 +230,12 @@ class Branch:
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """The branch's stream begins."""
-        self._merger.opened(head, pause, resume)
+        self._merger.opened(head)
+        self.goes_on(pause, resume)
+
+    def goes_on(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """From now on the events come from another worker."""
+        self._merger.read_from(self._number, pause, resume)
 
     def raw(self, data: bytes) -> None:
         """Never: a branch's order asks for payload."""

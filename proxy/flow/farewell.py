@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from proxy.errors import Overloaded, PdError, UpstreamFailure, UpstreamTimeout
+from proxy.errors import (
+    Aborted,
+    BadRequest,
+    Draining,
+    NoPair,
+    Overloaded,
+    PdError,
+    UpstreamFailure,
+    UpstreamTimeout,
+)
 from proxy.faults import error_type
 from proxy.upstream.outcome import Failure, Outcome
 
@@ -15,12 +24,30 @@ _TIMEOUTS = frozenset([Outcome.FIRST_TOKEN_TIMEOUT, Outcome.STALL, Outcome.DEADL
 def as_error(failure: Failure, attempts: int) -> PdError:
     """The error for a client that has seen nothing yet."""
     told = f"{failure.message} ({failure.outcome.value} of {failure.role or 'a worker'}, {attempts} attempts)"
+    if failure.outcome is Outcome.ABORTED:
+        return Aborted(failure.message)
     kind = UpstreamTimeout if failure.outcome in _TIMEOUTS else UpstreamFailure
     if failure.outcome is Outcome.REJECTED:
         kind = Overloaded  # type: ignore[assignment]
     error = kind(told, retry_after_s=failure.retry_after_s)
     error.status = failure.status
     return error
+
+
+def as_failure(error: PdError) -> Failure:
+    """An error of our own as a failure, for a client that has seen a part of its answer."""
+    return Failure(outcome_of(error), error.message, error.status)
+
+
+def outcome_of(error: PdError) -> Outcome:
+    """How a request ends that an error of our own has ended."""
+    if isinstance(error, BadRequest):
+        return Outcome.BAD_REQUEST
+    if isinstance(error, NoPair):
+        return Outcome.NO_PAIR
+    if isinstance(error, Overloaded):
+        return Outcome.OVERLOADED
+    return Outcome.DRAINING if isinstance(error, Draining) else Outcome.INTERNAL
 
 
 def as_events(failure: Failure) -> bytes:

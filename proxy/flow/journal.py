@@ -55,6 +55,7 @@ class Journal:
                     prefill=trail.prefill,
                     decode=trail.decode,
                     rids=trail.rids,
+                    continued=trail.continued,
                     room=trail.room,
                     queue_ms=_since(trail.received_at, trail.admitted_at),
                     ttft_ms=_since(trail.received_at, trail.first_token_at),

@@ -39,6 +39,9 @@ class Recipient(Sink, Protocol):
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """A stream begins; `pause` and `resume` stop and go on with its reading."""
 
+    def goes_on(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """The stream broke off and goes on from elsewhere: `pause` and `resume` are now of there."""
+
     def end(self) -> None:
         """The answer has ended well."""
 
@@ -106,10 +109,14 @@ class Direct:
         if self._trail is not None:
             self._reply.extra_headers += self._trail.attempts_line
         self._reply.open(head.status_line, head.passed_on)
+        self.goes_on(pause, resume)
+
+    def goes_on(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """From now on another worker waits for a slow client."""
         self._reply.on_pause = pause
         self._reply.on_resume = resume
         if self._reply.paused:
-            pause()  # the head alone was too much for the client
+            pause()  # what was written so far was too much for the client
 
     def raw(self, data: bytes) -> None:
         """The path of every token."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.errors import PdError
+from proxy.upstream.patience import Patience
 
 
 class Route(StrEnum):
@@ -53,6 +54,8 @@ class Request(msgspec.Struct, frozen=True):
     request_id: str
     received_at: float
     """Monotonic seconds at which its head was complete."""
+    patience: Patience | None = None
+    """The client's own time limits."""
 
 
 class Reply(Protocol):

@@ -16,6 +16,8 @@ class RetryRules:
     """In all, the first one included."""
     initial_backoff_s: float = 0.05
     max_backoff_s: float = 2.0
+    never: frozenset[Outcome] = frozenset()
+    """What the operator does not want made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ GIVE_UP = GiveUp()
 
 
 def decide(failure: Failure, attempts: int, rules: RetryRules, rng: random.Random) -> Retry | GiveUp:
-    """What to do about a failed attempt.
+    """What to do about a failed attempt, were there no other request in the world.
 
     Args:
         failure: how it failed.
@@ -45,7 +47,7 @@ def decide(failure: Failure, attempts: int, rules: RetryRules, rng: random.Rando
     """
     if failure.outcome is Outcome.STALE_CONNECTION:
         return Retry(0.0, counted=False)
-    if not failure.replayable or attempts >= rules.attempts:
+    if not failure.replayable or failure.outcome in rules.never or attempts >= rules.attempts:
         return GIVE_UP
     longest = min(rules.max_backoff_s, rules.initial_backoff_s * 2 ** (attempts - 1))
     return Retry(rng.uniform(0.0, longest), counted=True)

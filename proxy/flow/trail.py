@@ -23,10 +23,14 @@ class Trail(msgspec.Struct):
     rids: list[str] = []
     """One for each attempt, the same on both legs."""
     room: int | None = None
+    continued: list[str] = []
+    """What became of each break of a stream."""
     failures: list[Failure] = []
     refusal: str | None = None
     """Why it was turned away, where no attempt failed."""
     outcome: Outcome = Outcome.INTERNAL
+    aborted: bool = False
+    """Whether its client has ended it by /abort_request: no attempt begins any more."""
 
     @property
     def attempts_line(self) -> bytes:

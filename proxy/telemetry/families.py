@@ -56,6 +56,32 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "pd_retries_total", Kind.COUNTER, ("reason",), "Attempts made again, by what ended the one before."
     ),
+    Family(
+        "pd_continuations_total",
+        Kind.COUNTER,
+        ("kind",),
+        "Streams that broke after their first token, by what became of them: exact, approximate or refused.",
+    ),
+    Family(
+        "pd_retries_refused_total",
+        Kind.COUNTER,
+        (),
+        "Retries that were not made, for the retry budget was spent; their clients saw the failure.",
+    ),
+    _read("pd_retry_budget_left", "Retries that the budget would allow now."),
+    Family(
+        "pd_aborts_total",
+        Kind.COUNTER,
+        ("result",),
+        "Workers told to abort: sent, failed (no answer in time), dropped (the queue was full).",
+    ),
+    Family(
+        "pd_request_loss_ratio",
+        Kind.GAUGE,
+        (),
+        "Share of all requests so far that were lost: ended otherwise than ok, client_gone, bad_request or "
+        "aborted.",
+    ),
     _read("pd_queue_depth", "Requests that wait for a worker."),
     Family("pd_queue_wait_seconds", Kind.HISTOGRAM, (), "How long requests waited for a worker."),
     _read("pd_legs_in_flight", "Legs running on a worker.", "worker", "role"),
@@ -77,6 +103,8 @@ FAMILIES: tuple[Family, ...] = (
     _read("pd_client_connections", "Connections open from clients."),
     _read("pd_held_bytes", "Bytes held for requests and answers together."),
     _read("pd_workers", "Workers known, by what they are.", "role", "state", "healthy"),
+    _read("pd_workers_benched", "Workers benched now for failing requests, by their breakers."),
+    _read("pd_edges_open", "Prefill -> decode edges benched now."),
     _read("pd_registry_age_seconds", "Since the registry was last known to be up to date."),
     _read("pd_registry_workers", "Workers in the registry."),
     _read("pd_registry_connected", "1 while the registry's watch stands."),

@@ -32,6 +32,8 @@ class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="e
     decode: str | None = None
     rids: Sequence[str] = ()
     """The rid minted for each attempt, the same on both legs."""
+    continued: Sequence[str] = ()
+    """What became of each break of the stream: exact, approximate or refused."""
     room: int | None = None
     """bootstrap_room of the last attempt."""
     queue_ms: float | None = None

@@ -17,6 +17,8 @@ MAX_WORKERS = 10_000
 OTHER = "other"
 """The worker that stands for all beyond MAX_WORKERS."""
 LAG_INTERVAL_S = 0.25
+NO_LOSS = frozenset(["ok", "client_gone", "bad_request", "aborted"])
+"""Outcomes of requests whose clients got what they asked for, or what they deserved."""
 
 Reading = float | Mapping[tuple[str, ...], float]
 """A gauge's value; with labels, a value for each tuple of them, in the family's order."""
@@ -75,7 +77,11 @@ class Metrics(Collector):
         self.attempts = 0
         self.queue_wait = Histogram(TTFT_S)
         self.loop_lag = Histogram(LAG_S)
+        self.retries_refused = 0
+        self.aborts = {"sent": 0, "failed": 0, "dropped": 0}
+        """Aborts told to workers, by what came of it."""
         self._retries: dict[str, int] = {}
+        self._continuations: dict[str, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._workers: dict[str, WorkerMetrics] = {}
         self._readings: dict[str, Callable[[], Reading]] = {}
@@ -104,6 +110,10 @@ class Metrics(Collector):
     def retried(self, reason: str) -> None:
         """Counts an attempt made again. `reason`: one of a closed set."""
         self._retries[reason] = self._retries.get(reason, 0) + 1
+
+    def continued(self, kind: str) -> None:
+        """Counts a stream that broke after its first token. `kind`: one of a closed set."""
+        self._continuations[kind] = self._continuations.get(kind, 0) + 1
 
     def gauge_from(self, name: str, read: Callable[[], Reading]) -> None:
         """Has a declared gauge read at each scrape.
@@ -137,6 +147,11 @@ class Metrics(Collector):
         reading = read()
         return list(reading.items()) if isinstance(reading, Mapping) else [((), reading)]
 
+    def _loss_ratio(self) -> float:
+        ends = [(outcome, n) for of in self._routes.values() for (_, outcome), n in of.ends.items()]
+        ended = sum(n for _, n in ends)
+        return sum(n for outcome, n in ends if outcome not in NO_LOSS) / ended if ended else 0.0
+
     def _rows(self) -> dict[str, list[_Row]]:
         routes, workers = self._routes.items(), self._workers.items()
         return {
@@ -152,6 +167,10 @@ class Metrics(Collector):
             "pd_request_body_bytes": [((name,), of.body_bytes) for name, of in routes],
             "pd_attempts_total": [((), self.attempts)],
             "pd_retries_total": [((reason,), n) for reason, n in self._retries.items()],
+            "pd_continuations_total": [((kind,), n) for kind, n in self._continuations.items()],
+            "pd_retries_refused_total": [((), self.retries_refused)],
+            "pd_aborts_total": [((result,), n) for result, n in self.aborts.items()],
+            "pd_request_loss_ratio": [((), self._loss_ratio())],
             "pd_queue_wait_seconds": [((), self.queue_wait)],
             "pd_event_loop_lag_seconds": [((), self.loop_lag)],
             "pd_leg_duration_seconds": [((name, of.role), of.leg_duration) for name, of in workers],

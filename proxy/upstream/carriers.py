@@ -100,6 +100,8 @@ class Carriers:
         self._on_connect = on_connect
         self._loop = loop
         self._lanes: dict[str, _Lane] = {}
+        self.on_cut: Callable[[Worker, str], None] = lambda worker, rid: None
+        """Told of a leg that is ended before its time: whose, and its rid."""
 
     @property
     def open(self) -> int:
@@ -110,6 +112,11 @@ class Carriers:
     def idle(self) -> int:
         """Connections kept for the next request."""
         return sum(len(lane.idle) for lane in self._lanes.values())
+
+    def open_to(self, worker: Worker) -> int:
+        """Connections open to a worker, busy and idle."""
+        lane = self._lanes.get(worker.url)
+        return 0 if lane is None else lane.open
 
     def reuse(self, worker: Worker) -> UpstreamConnection | None:
         """An idle connection that is young enough, or None."""

@@ -13,6 +13,7 @@ from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
+from proxy.upstream.retry_after import with_retry_after
 
 
 class Sink(Protocol):
@@ -91,7 +92,7 @@ class DecodeLeg:
             self._held_bytes = 0
             self._judged(Failure(Outcome.OVERLOADED, error.message, 503, Role.DECODE))
         else:
-            self._judged(self._judge.whole(head.status, body))
+            self._judged(with_retry_after(self._judge.whole(head.status, body), head))
 
     def on_raw(self, data: bytes) -> None:
         """The path of every token."""
@@ -149,7 +150,8 @@ class DecodeLeg:
             self._judged(Failure(Outcome.EMPTY, "the stream ended without a token", 502, Role.DECODE))
         else:
             assert self.head is not None
-            self._judged(self._judge.whole(self.head.status, self.whole()))
+            failure = self._judge.whole(self.head.status, self.whole())
+            self._judged(with_retry_after(failure, self.head))
 
     def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
         """The answer broke off."""

@@ -14,7 +14,7 @@ from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.decode_leg import DecodeLeg, Sink
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
-from proxy.upstream.outcome import Failure, Outcome
+from proxy.upstream.outcome import ABORTED, Failure, Outcome
 from proxy.upstream.prefill_leg import PrefillLeg
 from proxy.upstream.sweeper import Sweeper
 
@@ -58,6 +58,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_connecting",
         "_decode",
         "_over",
         "_phase",
@@ -105,6 +106,7 @@ class Exchange:
         self._received_at = received_at
         self._started_at = self._seen_at = sweeper.now
         self._reads_seen = 0
+        self._connecting: asyncio.Timeout | None = None
         self.verdict: asyncio.Future[Failure | None] = upstream.loop.create_future()
         """Done when the attempt has failed, or has something for the client (None)."""
         self._over: asyncio.Future[Failure | None] | None = None
@@ -131,7 +133,14 @@ class Exchange:
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:
-            connection = await self._upstream.carriers.connect(worker)
+            async with asyncio.timeout(None) as limit:
+                self._connecting = limit
+                try:
+                    connection = await self._upstream.carriers.connect(worker)
+                finally:
+                    self._connecting = None
+        except TimeoutError:
+            return None  # the verdict came first
         except ConnectFailed as error:
             self.judged(Failure(Outcome.CONNECT, error.message, 503, worker.role, retry_after_s=2))
             return None
@@ -193,7 +202,7 @@ class Exchange:
         Args:
             served: decode has answered in full, so that prefill may finish on its own.
         """
-        self._decode.abort()
+        self._cut_decode()
         self.placement.release_decode()
         if served and not self._prefill.over:
             self._phase = _DRAINING
@@ -201,8 +210,31 @@ class Exchange:
             return
         self._leave()
 
+    def abort(self) -> None:
+        """Its client's own /abort_request: the answer ends as SGLang ends an aborted one."""
+        self.aborted = True
+        if self._decode.connection is None and not self._decode.over:
+            # Not sent to both yet, so that no worker would make an end of it.
+            self.judged(ABORTED)
+        else:
+            self._tell_to_abort()
+
+    def _tell_to_abort(self) -> None:
+        """Each leg that was sent and has not ended; for SGLang notices a closed connection seconds later."""
+        if self._prefill.connection is not None:
+            self._upstream.carriers.on_cut(self.placement.prefill.worker, self.rid)
+        if self._decode.connection is not None:
+            self._upstream.carriers.on_cut(self.placement.decode.worker, self.rid)
+
+    def _cut_decode(self) -> None:
+        if self._decode.connection is not None:
+            self._upstream.carriers.on_cut(self.placement.decode.worker, self.rid)
+        self._decode.abort()
+
     def _leave(self) -> None:
         self._phase = _CLOSED
+        if self._prefill.connection is not None:
+            self._upstream.carriers.on_cut(self.placement.prefill.worker, self.rid)
         self._prefill.abort()
         self.placement.release_prefill()
         self._upstream.sweeper.members.discard(self)
@@ -213,6 +245,8 @@ class Exchange:
         """The attempt has failed, or has something for the client."""
         if not self.verdict.done():
             self.verdict.set_result(failure)
+            if self._connecting is not None:
+                self._connecting.reschedule(self._upstream.loop.time())
 
     def decode_over(self, failure: Failure | None) -> None:
         """Decode's answer has ended, or broken off."""
@@ -269,7 +303,7 @@ class Exchange:
         elif now - self._seen_at > self._upstream.rules.between_chunks_s:
             message = f"nothing for {self._upstream.rules.between_chunks_s:g} s in the middle of the answer"
             failure = Failure(Outcome.STALL, message, 504, Role.DECODE)
-            self._decode.abort()
+            self._cut_decode()
             if self.verdict.done():
                 self.decode_over(failure)
             else:

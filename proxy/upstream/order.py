@@ -6,6 +6,7 @@ import msgspec
 
 from proxy.roster import Role, Worker
 from proxy.upstream.classify import Judge
+from proxy.upstream.patience import Patience
 from proxy.upstream.splice import authority, splice_tail
 
 _WORTH_A_COPY = 32768  # why: below it one write of joined bytes costs less than a vectored one
@@ -33,6 +34,8 @@ class Order(msgspec.Struct, frozen=True):
     """Whether decode's events may be relayed in its own chunks."""
     keep_prefill: bool
     """Whether prefill's answer is wanted."""
+    patience: Patience | None = None
+    """The client's own time limits."""
 
     def rest(self, prefill: Worker, room: int, rid: str) -> list[bytes | memoryview]:
         """All of the request behind its Host line, the same for both legs.

@@ -9,6 +9,7 @@ from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure
+from proxy.upstream.retry_after import with_retry_after
 
 _LONGEST_ERROR = 65536
 
@@ -17,6 +18,7 @@ class PrefillLeg:
     """Drains prefill's answer; its end is the end of the KV transfer."""
 
     __slots__ = (
+        "_head",
         "_judge",
         "_keep_limit",
         "_kept",
@@ -37,6 +39,7 @@ class PrefillLeg:
             answer_bytes: how much of an answer that is wanted is kept.
         """
         self._owner: LegOwner = owner
+        self._head: ResponseHead | None = None
         self._judge = order.judge(Role.PREFILL)
         self._keep_limit = answer_bytes if order.keep_prefill else 0
         self._kept: list[bytes] = []
@@ -53,6 +56,7 @@ class PrefillLeg:
 
     def on_head(self, head: ResponseHead) -> None:
         """A status other than 200 has a body worth keeping."""
+        self._head = head
         self.status = head.status
         if head.status != 200 and not self._keep_limit:
             self._keep_limit = _LONGEST_ERROR
@@ -87,7 +91,8 @@ class PrefillLeg:
     def on_end(self) -> None:
         """The transfer has ended, one way or the other."""
         if self.status != 200:
-            self.failure = judge_error(self.status, self.kept, Role.PREFILL)
+            failure = judge_error(self.status, self.kept, Role.PREFILL)
+            self.failure = with_retry_after(failure, self._head)
         self._finish(self.failure)
 
     def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:

@@ -59,6 +59,10 @@ class Scripted:
     connections: int = 0
     live: int = 0
     """Data requests whose script runs."""
+    aborts: list[bytes] = field(default_factory=list)
+    """The bodies of /abort_request."""
+    scripts_aborts: bool = False
+    """Whether the script answers those too."""
 
     async def state(self) -> dict[str, Any]:
         return {"running": self.live, "waiting": 0}
@@ -76,9 +80,12 @@ class Scripted:
                     for line in head.split(b"\r\n")
                     if line.lower().startswith(b"content-length:")
                 )
-                visit = Visit(
-                    reader, writer, len(self.visits), connection, head, await reader.readexactly(length)
-                )
+                body = await reader.readexactly(length)
+                if head.startswith(b"POST /abort_request ") and not self.scripts_aborts:
+                    self.aborts.append(body)
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
+                visit = Visit(reader, writer, len(self.visits), connection, head, body)
                 self.visits.append(visit)
                 self.live += 1
                 try:
@@ -167,8 +174,6 @@ class Stage:
 async def start_stage(
     decode: Script = answer_at_once,
     prefill: Script = answer_at_once,
-    *,
-    ends_idle: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
     """A proxy before a scripted pair; `settings` are sections."""
@@ -177,9 +182,7 @@ async def start_stage(
             await stack.enter_async_context(start_worker("prefill", prefill)),
             await stack.enter_async_context(start_worker("decode", decode)),
         ]
-        proxy = await stack.enter_async_context(
-            start_proxy(workers[:1], workers[1:], ends_idle=ends_idle, **settings)
-        )
+        proxy = await stack.enter_async_context(start_proxy(workers[:1], workers[1:], **settings))
         yield Stage(proxy, *workers)
 
 

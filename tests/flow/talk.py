@@ -42,7 +42,6 @@ async def start_fleet(
     prefills: int = 1,
     decodes: int = 1,
     *,
-    ends_idle: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     prefill_config: Mapping[str, Any] | None = None,
     **config: Any,
@@ -57,7 +56,7 @@ async def start_fleet(
             )
         }
         proxy = await stack.enter_async_context(
-            start_proxy(started["prefill"], started["decode"], ends_idle=ends_idle, **(settings or {}))
+            start_proxy(started["prefill"], started["decode"], **(settings or {}))
         )
         yield Fleet(proxy, started["prefill"], started["decode"])
 

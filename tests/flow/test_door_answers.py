@@ -217,7 +217,7 @@ async def test_a_stream_that_breaks_in_the_middle_ends_with_an_error_and_a_prope
         else:
             visit.writer.close()
 
-    async with start_stage(script) as stage:
+    async with start_stage(script, retries={"continuation": "off"}) as stage:
         reader, writer = await stage.proxy.connect()
         writer.write(STREAM)
         answer = await read_frame(reader)

@@ -111,8 +111,8 @@ async def test_a_chat_with_logprobs_needs_nothing_of_prefill() -> None:
 
 async def test_a_stream_waits_no_longer_for_prefill_than_it_may() -> None:
     body = {"text": PROMPT, "sampling_params": SAMPLING, "stream": True, **WISH}
-    settings = {"upstream": {"logprobs_wait_s": 0.2}}
-    async with start_fleet(settings=settings, ends_idle=False) as fleet:
+    settings = {"upstream": {"logprobs_wait_s": 0.2, "drain_prefill_s": 0.5}}
+    async with start_fleet(settings=settings) as fleet:
         await fleet.prefills[0].fault("hang")
         got = await ask(fleet.http, GENERATE, body)
         assert got.events[-1]["meta_info"]["finish_reason"]["type"] == "length"

@@ -1,4 +1,4 @@
-"""A stream that breaks after its first token ends as its client can understand: an error, and an end."""
+"""A stream that breaks and is not continued ends as its client can understand: an error, and an end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.support.proxies import eventually
 
 routes = pytest.mark.parametrize("route", ROUTES)
 generations = pytest.mark.parametrize("version", BOTH_GENERATIONS)
+OFF = {"retries": {"continuation": "off"}}
 BREAKS: dict[str, dict[str, Any]] = {
     "truncate": {"after_events": 4},
     "reset": {"after_bytes": 1500},
@@ -24,7 +25,7 @@ BREAKS: dict[str, dict[str, Any]] = {
 @generations
 @pytest.mark.parametrize("kind", BREAKS)
 async def test_a_broken_stream_ends_with_an_error_event_and_done(route: str, version: str, kind: str) -> None:
-    async with start_fleet(engine_version=version, ends_idle=kind != "die") as fleet:
+    async with start_fleet(settings=OFF, engine_version=version) as fleet:
         await fleet.decodes[0].fault(kind, **BREAKS[kind])
         got = await ask(fleet.http, route, body_for(route, tokens=50, stream=True))
         assert got.status == 200
@@ -37,7 +38,7 @@ async def test_a_broken_stream_ends_with_an_error_event_and_done(route: str, ver
 
 
 async def test_what_came_before_the_break_is_right() -> None:
-    async with start_fleet() as fleet:
+    async with start_fleet(settings=OFF) as fleet:
         await fleet.decodes[0].fault("truncate", after_events=5)
         got = await ask(fleet.http, GENERATE, body_for(GENERATE, tokens=50, stream=True))
         told = got.events[-2]["text"]
@@ -47,7 +48,7 @@ async def test_what_came_before_the_break_is_right() -> None:
 
 @routes
 async def test_silence_in_the_middle_of_a_stream_has_its_limit(route: str) -> None:
-    async with start_fleet(settings={"upstream": {"between_chunks_s": 0.4}}) as fleet:
+    async with start_fleet(settings={"upstream": {"between_chunks_s": 0.4}, **OFF}) as fleet:
         await fleet.decodes[0].fault("hang", after_events=4)
         got = await ask(fleet.http, route, body_for(route, tokens=50, stream=True))
         assert got.events[-1]["error"]["code"] == "stall"
@@ -63,10 +64,10 @@ async def test_a_stream_that_is_slow_but_alive_has_no_limit() -> None:
 
 @routes
 async def test_an_engines_own_error_in_the_stream_is_passed_on(route: str) -> None:
-    async with start_fleet() as fleet:
+    async with start_fleet(settings=OFF) as fleet:
         await fleet.decodes[0].fault("error_event", after_events=4, message="out of memory")
         got = await ask(fleet.http, route, body_for(route, tokens=50, stream=True))
-        assert got.events[-1]["error"]["message"] == "out of memory"
+        assert "out of memory" in got.events[-1]["error"]["message"]
 
 
 async def test_a_prefill_that_dies_after_the_first_token_harms_nobody() -> None:
@@ -81,7 +82,7 @@ async def test_a_prefill_that_dies_after_the_first_token_harms_nobody() -> None:
 
 
 async def test_a_connection_goes_on_after_a_broken_stream() -> None:
-    async with start_fleet() as fleet:
+    async with start_fleet(settings=OFF) as fleet:
         await fleet.decodes[0].fault("truncate", after_events=3, count=1)
         reader, writer = await fleet.proxy.connect()
         body = b'{"text":"x","stream":true,"sampling_params":{"max_new_tokens":9}}'

@@ -153,7 +153,7 @@ async def test_a_branch_that_cannot_be_saved_fails_the_answer_before_it_begins(
 
 @routes
 async def test_a_branch_that_breaks_off_ends_the_stream_with_an_error(route: str) -> None:
-    async with start_fleet() as fleet:
+    async with start_fleet(settings={"retries": {"continuation": "off"}}) as fleet:
         await fleet.decodes[0].fault("truncate", after_events=3, count=1)
         got = await ask(fleet.http, route, asks_for(route, 3, stream=True))
         assert got.events[-1]["error"]["code"] == "truncated_midstream"

@@ -24,6 +24,8 @@ from proxy.telemetry.logs import RequestLog
 from tests.support.engines import SimEngine
 
 START_S = 20.0
+REST_S = 3.0
+"""How soon nothing may be left on any engine: each has been told to abort what was not ended."""
 
 
 class Proxy:
@@ -93,16 +95,13 @@ async def eventually(what: Any, limit_s: float = 10.0, told: Any = None) -> None
 async def start_proxy(
     prefills: Iterable[SimEngine] = (),
     decodes: Iterable[SimEngine] = (),
-    *,
-    ends_idle: bool = True,
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[Proxy]:
-    """Starts a proxy in front of engines.
+    """Starts a proxy in front of engines; at the end its books are at zero, and no engine runs anything.
 
     Args:
         prefills: known to it at once, with all that they would tell the registry.
         decodes: likewise.
-        ends_idle: assert at the end that the proxy's books are at zero and no engine runs anything.
         sections: of the settings, as `upstream={"connect_s": 1}`.
     """
     engines = [*prefills, *decodes]
@@ -119,16 +118,18 @@ async def start_proxy(
             async with aiohttp.ClientSession(f"http://127.0.0.1:{service.ports[0]}") as http:
                 proxy = Proxy(service, http, log)
                 yield proxy
-                if ends_idle:
-                    await eventually(lambda: proxy.idle, told=proxy.books)
-                    for engine in engines:
-                        await eventually(lambda engine=engine: _rests(engine))
+                await eventually(lambda: proxy.idle, told=proxy.books)
+                for engine in engines:
+                    await eventually(lambda engine=engine: _rests(engine), REST_S)
         finally:
             service.leaving.begin("test over")
             await running
             await service.close()
 
 
+_COUNTS = ("live", "running", "waiting", "queued", "rooms_open", "kv_handshaking", "kv_receiving")
+
+
 async def _rests(engine: SimEngine) -> bool:
     state = await engine.state()
-    return not state["running"] and not state["waiting"]
+    return not any(state.get(count) for count in _COUNTS)

@@ -143,6 +143,7 @@ def test_a_secret_and_its_file_together_are_refused(tmp_path: Path) -> None:
     ("argv", "named"),
     [
         (["--retries-initial-backoff-s", "5"], r"retries\.max_backoff_s"),
+        (["--breaker-edge-open-s", "60"], r"breaker\.edge_open_max_s"),
         (["--discovery-user", "root"], r"discovery\.password"),
         (["--port", "7000", "--prometheus-port", "7000"], r"server\.metrics_port"),
         (["--prometheus-host", "::1"], r"server\.metrics_port"),

@@ -103,6 +103,10 @@ class Completions(_Dialect):
             "finish_reason": finish(job),
             "matched_stop": job.matched_stop,
         }
+        if self.modern and self.body.get("return_token_ids"):
+            choice["token_ids"] = job.output_ids[told:]
+            if first:
+                choice["prompt_token_ids"] = job.ids
         yield self.frame([choice], {"usage": None})
 
     def _echo(self, job: Job) -> str:

@@ -14,9 +14,11 @@ from workers.engine.config import EngineConfig
 from workers.engine.kv import Rooms
 from workers.engine.kv_client import KvClient
 from workers.engine.metrics import Exposition, Totals
+from workers.engine.oracle import chat_prompt, tokenize
 from workers.engine.prefix_cache import PrefixCache
+from workers.engine.protocol import parse
 from workers.engine.scheduler import Scheduler
-from workers.engine.wire import HEADERS, plain
+from workers.engine.wire import HEADERS, error_object, plain
 
 
 class Info:
@@ -71,12 +73,29 @@ class Info:
                 web.get("/model_info", self._model_info),
                 web.get("/server_info", self._server_info),
                 web.get("/v1/loads", self._loads),
+                *(web.post(path, self._tokenize) for path in ("/tokenize", "/v1/tokenize")),
             ]
         return [
             *found,
             web.get("/get_load", self._load),
             web.get("/get_weight_version", self._weight_version),
         ]
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        """Ids of a prompt, or of a chat as its template writes it."""
+        body = parse(await request.read())
+        if (body.get("prompt") is None) == (body.get("messages") is None):
+            message = "Exactly one of 'prompt' or 'messages' must be provided."
+            return plain(error_object(message, "BadRequest", 400), 400)
+        prompt = body.get("prompt")
+        if prompt is None:
+            prompt = chat_prompt(body["messages"], bool(body.get("continue_final_message")))
+        told: dict[str, Any] = {"max_model_len": self._config.context_length}
+        if isinstance(prompt, list):
+            lists = [tokenize(one) for one in prompt]
+            return plain({"tokens": lists, "count": [len(ids) for ids in lists], **told})
+        ids = tokenize(prompt)
+        return plain({"tokens": ids, "count": len(ids), **told})
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self._is_serving() else 503, headers=HEADERS)

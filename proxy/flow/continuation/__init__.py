@@ -1,0 +1,1 @@
+"""A stream that breaks after its first token is continued on another pair, unseen by its client."""

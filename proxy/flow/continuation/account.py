@@ -1,0 +1,270 @@
+"""What a stream has told its client so far: enough to go on from there."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from typing import Protocol
+
+import msgspec
+
+_OBJECTS = re.compile(rb"^data: ?(\{.*)", re.MULTILINE)
+_UNREADABLE = (msgspec.DecodeError, RecursionError)
+
+
+class Account(Protocol):
+    """Reads the events that went to the client, in order; has no part in sending them."""
+
+    text: str
+    """All that was shown. A stream never shows a part of a character: what is here is whole."""
+    ids: array[int] | None
+    """Of all tokens told; None where the stream does not tell them."""
+    seam: int
+    """Tokens whose text is shown. Those told beyond it are part of an incomplete character."""
+    told: int
+    """Tokens told, shown or not."""
+    counted: bool
+    """Whether `seam` and `told` are the engine's own count; else every event counts as a token."""
+    finished: bool
+    """Whether a finish reason was told."""
+    obstacle: str | None
+    """What in the stream makes a continuation impossible."""
+    prompt_tokens: int | None
+    identity: dict[str, msgspec.Raw]
+    """What all events of one answer have in common: id, created, model."""
+    last: bytes
+    """The data of the last event that told something of the answer."""
+
+    def read(self, events: bytes) -> None:
+        """Takes in whole events, the workers' chunk framing around them or not."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds."""
+        ...
+
+
+class _Reason(msgspec.Struct):
+    """A finish reason: that there is one is enough."""
+
+
+class _Meta(msgspec.Struct):
+    finish_reason: _Reason | None = None
+    completion_tokens: int | None = None
+
+
+class _Generated(msgspec.Struct):
+    meta_info: _Meta
+    text: str = ""
+    output_ids: list[int] | None = None
+    index: int | None = None
+
+
+class _FirstMeta(msgspec.Struct):
+    id: msgspec.Raw
+    prompt_tokens: int | None = None
+
+
+class _FirstGenerated(msgspec.Struct):
+    meta_info: _FirstMeta
+
+
+_decode_first_generated = msgspec.json.Decoder(_FirstGenerated).decode
+_decode_generated = msgspec.json.Decoder(list[_Generated]).decode
+
+
+class GenerateAccount:
+    """Of /generate: each event tells all so far, or only what is new."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.ids: array[int] | None = array("q")
+        self.seam = self.told = 0
+        self.counted = True
+        self.finished = False
+        self.obstacle: str | None = None
+        self.prompt_tokens: int | None = None
+        self.identity: dict[str, msgspec.Raw] = {}
+        self.last = b""
+        self.cumulative: bool | None = None
+        """Known from the second event on."""
+
+    def read(self, events: bytes) -> None:
+        """Takes in events."""
+        found = _events(events)
+        shown: list[str] = []
+        try:
+            if found and not self.identity:
+                meta = _decode_first_generated(found[0]).meta_info
+                self.identity = {"id": msgspec.Raw(bytes(meta.id))}
+                self.prompt_tokens = meta.prompt_tokens
+            for event, data in zip(_decode_generated(_array(found)), found, strict=True):
+                self._tell(event, shown)
+                self.last = data
+        except _UNREADABLE:
+            self.obstacle = "an event of unknown shape"
+        self.text += "".join(shown)
+
+    def _tell(self, event: _Generated, shown: list[str]) -> None:
+        meta, text, ids = event.meta_info, event.text, event.output_ids
+        told = self.told + 1 if meta.completion_tokens is None else meta.completion_tokens
+        if self.cumulative is None and self.last:
+            self.cumulative = len(ids) == told if ids is not None else text.startswith(self.text)
+        if self.cumulative is False:
+            grown = bool(text)
+            shown.append(text)
+            if self.ids is not None and ids is not None:
+                self.ids.extend(ids)
+        else:
+            grown, self.text = text != self.text, text
+            self.ids = None if ids is None else array("q", ids)
+        if ids is None or (self.ids is not None and len(self.ids) != told):
+            self.ids = None
+        self.told = told
+        if grown:
+            self.seam = told
+        if meta.finish_reason is not None:
+            self.finished = True
+        if event.index is not None:
+            self.obstacle = "a batch"
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds."""
+        return len(self.text) + len(self.last) + (8 * len(self.ids) if self.ids is not None else 0)
+
+
+class _Entries(msgspec.Struct):
+    tokens: list[msgspec.Raw] = []
+    content: list[msgspec.Raw] | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    logprobs: _Entries | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class _FirstChunk(msgspec.Struct):
+    id: msgspec.Raw
+    created: msgspec.Raw
+    model: msgspec.Raw
+
+
+_decode_first_chunk = msgspec.json.Decoder(_FirstChunk).decode
+_decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
+
+
+class OpenAIAccount:
+    """Of a completion or a chat: each event tells what is new."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.ids: array[int] | None = None
+        self.seam = self.told = 0
+        self.counted = True
+        self.finished = False
+        self.obstacle: str | None = None
+        self.prompt_tokens: int | None = None
+        self.prompt_ids: list[int] | None = None
+        """Of the prompt, where the client asked for them."""
+        self.identity: dict[str, msgspec.Raw] = {}
+        self.last = b""
+        self.usage_told = False
+        """Whether the chunk that tells the usage of the whole was there."""
+
+    def read(self, events: bytes) -> None:
+        """Takes in events."""
+        found = _events(events)
+        shown: list[str] = []
+        try:
+            if found and not self.identity:
+                first = _decode_first_chunk(found[0])
+                self.identity = {
+                    name: msgspec.Raw(bytes(getattr(first, name))) for name in ("id", "created", "model")
+                }
+            for chunk, data in zip(_decode_chunks(_array(found)), found, strict=True):
+                if chunk.usage is not None:
+                    self.prompt_tokens = chunk.usage.prompt_tokens
+                    self.usage_told = not chunk.choices
+                for choice in chunk.choices:
+                    self.last = data
+                    self._tell(choice, chunk.usage, shown)
+        except _UNREADABLE:
+            self.obstacle = "an event of unknown shape"
+        self.text += "".join(shown)
+
+    def _tell(self, choice: _Choice, usage: _Usage | None, shown: list[str]) -> None:
+        delta = choice.delta
+        if delta is None:
+            text = choice.text
+        else:
+            text = delta.content
+            if delta.reasoning_content:
+                self.obstacle = "reasoning content"
+            if delta.tool_calls:
+                self.obstacle = "a tool call"
+        if usage is not None or choice.logprobs is not None or choice.token_ids is not None:
+            self._count(choice, usage)
+        elif text or (delta is None and choice.finish_reason is None):
+            # A chat tells nothing of a token without text; a completion has an event for it.
+            self.told += 1
+            self.counted = False
+        if choice.token_ids is not None and (self.ids is not None or not self.seam):
+            self.ids = self.ids or array("q")
+            self.ids.extend(choice.token_ids)
+            self.prompt_ids = self.prompt_ids or choice.prompt_token_ids
+        elif text:
+            self.ids = None
+        if text:
+            shown.append(text)
+            self.seam = self.told
+        if choice.finish_reason is not None:
+            self.finished = True
+        if choice.index:
+            self.obstacle = "a batch"
+
+    def _count(self, choice: _Choice, usage: _Usage | None) -> None:
+        entries = choice.logprobs
+        if usage is not None:
+            self.told = usage.completion_tokens
+        elif choice.token_ids is not None:
+            self.told += len(choice.token_ids)
+        elif entries is not None:
+            self.told += len(entries.tokens if entries.content is None else entries.content)
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds."""
+        return len(self.text) + len(self.last) + (8 * len(self.ids) if self.ids is not None else 0)
+
+
+def _events(read: bytes) -> list[bytes]:
+    """The events' JSON; a line is found faster than an event, and each has one."""
+    found: list[bytes] = _OBJECTS.findall(read)
+    return found
+
+
+def _array(found: list[bytes]) -> bytes:
+    """All at once: a decoder's call for each costs as much as the decoding."""
+    return b"[%b]" % b",".join(found)

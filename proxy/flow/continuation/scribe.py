@@ -1,0 +1,168 @@
+"""Stands between the workers and the client of a stream: lets pass what is good, and remembers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from proxy.errors import Overloaded
+from proxy.flow.continuation.account import Account, GenerateAccount
+from proxy.flow.events import END, all_datas
+from proxy.routing.ledger import Ledger
+from proxy.upstream.classify import Judge
+from proxy.upstream.decode_leg import Sink
+from proxy.upstream.outcome import Failure, Outcome
+
+FOLD_BYTES = 16 * 1024
+"""So much is kept as it came, until it is folded into an account."""
+STREAM_BYTES = 8 * 1024 * 1024
+"""The most that is remembered of one stream: that of some 500,000 tokens."""
+# why: the last events of a cumulative stream tell all, but a character may take four of them.
+_LAST_READS = 5
+
+
+class Scribe:
+    """Hears every event of one stream; keeps back the one that tells of a failure.
+
+    The path of every token: two searches near the end of what was read, and an append.
+    """
+
+    __slots__ = (
+        "_account",
+        "_charged",
+        "_heard",
+        "_judge",
+        "_ledger",
+        "_on_failure",
+        "_sink",
+        "_unfolded",
+        "done",
+        "failure",
+    )
+
+    def __init__(self, judge: Judge, sink: Sink, account: Account | None, ledger: Ledger) -> None:
+        """Makes a scribe.
+
+        Args:
+            judge: tells failures.
+            sink: where what is good goes.
+            account: what is heard is put there; None: nothing is remembered.
+            ledger: counts what is remembered; without room in it nothing is.
+        """
+        self._judge = judge
+        self._sink = sink
+        self._account = account
+        self._ledger = ledger
+        self._heard: list[bytes] = []
+        self._unfolded = 0
+        self._charged = 0
+        self._on_failure: Callable[[Failure], None] = _nobody
+        self.failure: Failure | None = None
+        """What an event told instead of a token."""
+        self.done = False
+        """Whether the stream has told its end."""
+        self._charge(FOLD_BYTES)
+
+    def listen(self, on_failure: Callable[[Failure], None]) -> None:
+        """Another attempt begins to speak; `on_failure` is told if an event tells of one."""
+        self.failure = None
+        self._on_failure = on_failure
+
+    def raw(self, data: bytes) -> None:
+        """The path of every token."""
+        # Nothing is wrong as long as the last event says that nothing has ended. Inside of a text
+        # the same letters have their quotes escaped.
+        at = data.rfind(b'"finish_reason":null')
+        if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
+            return
+        self._heard.append(data)
+        self._unfolded += len(data)
+        if self._unfolded > FOLD_BYTES:
+            self._fold()
+        self._sink.raw(data)
+
+    def payload(self, data: bytes) -> None:
+        """The same without the worker's chunk framing."""
+        at = data.rfind(b'"finish_reason":null')
+        if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
+            return
+        self._heard.append(data)
+        self._unfolded += len(data)
+        if self._unfolded > FOLD_BYTES:
+            self._fold()
+        self._sink.payload(data)
+
+    def _good(self, events: bytes) -> bool:
+        """Looks closely. What is good in front of a failure still goes on."""
+        if self.failure is not None:
+            return False
+        datas = all_datas(events)
+        # A model may have said these words, of course.
+        if b'"error"' in events or b'"abort"' in events:
+            for at, data in enumerate(datas):
+                verdict = self._judge.event(data) if data != END else True
+                if isinstance(verdict, Failure) and verdict.outcome is not Outcome.ABORTED_BY_ENGINE:
+                    self._pass_on(datas[:at])
+                    self.failure = _after_a_token(verdict)
+                    self._on_failure(self.failure)
+                    return False
+        self.done |= END in datas
+        return True
+
+    def _pass_on(self, datas: list[bytes]) -> None:
+        if datas:
+            self.payload(b"".join([b"data: %b\n\n" % data for data in datas]))
+
+    def account(self) -> Account | None:
+        """All that was told; None if it could not be remembered."""
+        account = self._account
+        if account is not None:
+            account.read(b"".join(self._heard))
+            self._heard.clear()
+            self._unfolded = 0
+        return account
+
+    def _fold(self) -> None:
+        account, heard = self._account, self._heard
+        if account is None:
+            heard.clear()
+            self._unfolded = 0
+            return
+        if isinstance(account, GenerateAccount) and account.cumulative:
+            del heard[:-_LAST_READS]
+            self._unfolded = 0
+            self._charge(FOLD_BYTES + sum(map(len, heard)))
+            return
+        account.read(b"".join(heard))
+        heard.clear()
+        self._unfolded = 0
+        self._charge(FOLD_BYTES + account.size_bytes)
+
+    def _charge(self, size_bytes: int) -> None:
+        if self._account is None:
+            return
+        try:
+            if size_bytes > STREAM_BYTES:
+                raise Overloaded("one stream holds too much")
+            self._ledger.take(size_bytes - self._charged)
+            self._charged = size_bytes
+        except Overloaded:
+            self.close()
+
+    def close(self) -> None:
+        """Forgets all."""
+        self._ledger.give(self._charged)
+        self._charged = 0
+        self._account = None
+        self._heard.clear()
+
+
+def _after_a_token(failure: Failure) -> Failure:
+    """A request that has had tokens was no bad one: 0.5.2 calls any failure of a completion a 400."""
+    if failure.outcome is not Outcome.BAD_REQUEST:
+        return failure
+    return replace(failure, outcome=Outcome.ENGINE_ERROR, status=502, body=b"")
+
+
+def _nobody(failure: Failure) -> None:
+    """Nobody speaks yet."""

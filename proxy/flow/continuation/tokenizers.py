@@ -1,0 +1,68 @@
+"""Token ids of a text, asked of a worker: SGLang's /tokenize, which 0.5.2 does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from proxy.errors import UpstreamFailure
+from proxy.routing.group import Group
+from proxy.routing.member import Member
+from proxy.upstream.inquiries import Inquiries
+
+_ANSWER_S = 2.0  # why: the client waits; a tokenizer answers in milliseconds, or its worker is in trouble
+_WORKERS_ASKED = 3
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+_decode = msgspec.json.Decoder(_Tokens).decode
+
+
+class Tokenizers:
+    """Asks; remembers which engine versions cannot answer."""
+
+    def __init__(self, inquiries: Inquiries) -> None:
+        self._inquiries = inquiries
+        self._without: set[str | None] = set()
+
+    async def prompt(self, group: Group, avoid: str, question: Mapping[str, object]) -> list[int] | None:
+        """Ids of a prompt or a chat; None if no worker tells.
+
+        Args:
+            group: whose model it is.
+            avoid: a worker that has just failed, by its id: the last to be asked.
+            question: the body of /tokenize.
+        """
+        for member in self._candidates(group, avoid):
+            version = member.worker.engine_version
+            if version in self._without:
+                continue
+            try:
+                answer = await self._inquiries.ask(
+                    member.worker, "POST", "/tokenize", _ANSWER_S, body=question
+                )
+            except UpstreamFailure:
+                continue
+            if answer.status in (404, 405):
+                # An unknown version may be another worker's too: that one is asked again next time.
+                if version is not None:
+                    self._without.add(version)
+                continue
+            try:
+                return _decode(answer.body).tokens if answer.ok else None
+            except (msgspec.DecodeError, RecursionError):
+                return None
+        return None
+
+    async def text(self, group: Group, avoid: str, text: str) -> list[int] | None:
+        """Ids of a text that stands in the middle of a sequence."""
+        return await self.prompt(group, avoid, {"prompt": text, "add_special_tokens": False})
+
+    def _candidates(self, group: Group, avoid: str) -> Iterator[Member]:
+        members = [one for one in group.members.values() if one.probe_ok is not False]
+        members.sort(key=lambda one: (one.worker.worker_id == avoid, one.in_flight))
+        return iter(members[:_WORKERS_ASKED])

@@ -1,0 +1,160 @@
+"""Scenes from production: a refusal by prefill, idle connections, a black-holed path, a restarted worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from proxy.roster import Change
+from tests.flow.relay import relayed
+from tests.flow.talk import CHAT, GENERATE, PROMPT, ROUTES, ask, body_for, opened, right_text, start_fleet
+from tests.support.engines import BOTH_GENERATIONS, expected, start_engine
+from tests.support.proxies import Proxy, eventually, start_proxy
+
+generations = pytest.mark.parametrize("version", BOTH_GENERATIONS)
+QUICK = {"initial_backoff_s": 0.001, "max_backoff_s": 0.005}
+
+
+def edges(proxy: Proxy, since: int = 0) -> Counter[tuple[str, str]]:
+    """Which pairs have served, by the log."""
+    return Counter((line["prefill"], line["decode"]) for line in proxy.lines[since:])
+
+
+@generations
+async def test_a_refusal_by_prefill_is_told_within_100_ms_while_decode_would_wait_for_minutes(
+    version: str,
+) -> None:
+    async with start_fleet(engine_version=version) as fleet:
+        await fleet.prefills[0].fault("status", status=400, message="too long, says prefill")
+        took_s = []
+        for number in range(20):
+            began = time.monotonic()
+            got = await ask(fleet.http, GENERATE, body_for(GENERATE, stream=number % 2 == 0))
+            took_s.append(time.monotonic() - began)
+            assert got.status == 400
+            assert "too long, says prefill" in got.raw.decode()
+        # The quickest of twenty: a busy machine slows most of them, a wait would slow all.
+        assert min(took_s) < 0.1
+        await eventually(lambda: not fleet.decodes[0].engine.state()["live"], 1.0)
+        assert {line["attempts"] for line in fleet.proxy.lines} == {1}
+
+
+@generations
+async def test_after_six_idle_seconds_a_burst_meets_no_stale_connection(version: str) -> None:
+    """SGLang closes its idle connections after 5 s, and so does the simulated engine."""
+    async with start_fleet(2, 2, engine_version=version) as fleet:
+
+        async def burst() -> None:
+            async with asyncio.TaskGroup() as group:
+                for number in range(64):
+                    route = ROUTES[number % len(ROUTES)]
+                    body = body_for(route, f"{PROMPT} {number}", stream=number % 2 == 0)
+                    group.create_task(right_text(fleet.http, route, body))
+
+        await burst()
+        await asyncio.sleep(6)
+        await burst()
+        assert [line["attempts"] for line in fleet.proxy.lines] == [1] * 128
+        assert {line["outcome"] for line in fleet.proxy.lines} == {"ok"}
+
+
+@generations
+async def test_of_one_black_holed_edge_only_that_edge_is_avoided(version: str) -> None:
+    settings: dict[str, Any] = {
+        "upstream": {"first_token_s": 2},
+        "retries": QUICK,
+        "routing": {"policy": "random", "slow_start_s": 0},
+        "breaker": {"edge_open_s": 60, "edge_open_max_s": 60},
+    }
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        prefills = [await enter(start_engine("prefill", engine_version=version)) for _ in range(2)]
+        decodes = [await enter(start_engine("decode", engine_version=version)) for _ in range(2)]
+        relay = await enter(relayed(prefills[0]))
+        proxy = await enter(start_proxy(prefills, decodes, **settings))
+        proxy.service.pool.apply([Change(relay.worker.worker_id, relay.worker)])
+        for number in range(200):
+            await right_text(proxy.http, GENERATE, body_for(GENERATE, f"warm {number}", 2))
+            if len(edges(proxy)) == 4:
+                break
+        relay.swallowed = decodes[0].engine.instance
+
+        async def some(count: int) -> None:
+            for number in range(count):
+                route = (GENERATE, CHAT)[number % 2]
+                await right_text(proxy.http, route, body_for(route, f"{number}", 2, stream=True))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(some(6))
+        before = len(proxy.lines)
+        await some(30)
+        used = edges(proxy, before)
+        holed = (prefills[0].worker.worker_id, decodes[0].worker.worker_id)
+        assert holed not in used
+        assert len(used) == 3, "the other edges of both go on"
+        assert [line["attempts"] for line in proxy.lines[before:]] == [1] * 30
+        page = await (await proxy.http.get("/metrics")).text()
+        assert "pd_edges_open 1.0" in page
+        assert "pd_workers_benched 0.0" in page
+        assert {line["outcome"] for line in proxy.lines} == {"ok"}
+
+
+@generations
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_a_worker_restarted_at_its_address_is_a_new_one(role: str, version: str) -> None:
+    """Nothing of the old process is held against it, or used for it: connections, benches, dead sessions."""
+    settings: dict[str, Any] = {
+        "retries": QUICK,
+        "breaker": {"failures": 1, "open_s": 60, "edge_open_s": 60, "edge_open_max_s": 60},
+        "routing": {"slow_start_s": 0},
+    }
+    other = "decode" if role == "prefill" else "prefill"
+    async with AsyncExitStack() as stack:
+        still = await stack.enter_async_context(start_engine(other, engine_version=version))
+        old = await stack.enter_async_context(start_engine(role, engine_version=version))
+        pair = ([old], [still]) if role == "prefill" else ([still], [old])
+        proxy = await stack.enter_async_context(start_proxy(*pair, **settings))
+        for number in range(4):
+            await right_text(proxy.http, GENERATE, body_for(GENERATE, f"before {number}"))
+        # Mooncake gives the session up, the edge is benched, and then the process dies.
+        await pair[0][0].fault(
+            "kv_transfer", session_dead=True, message="Decode instance could be dead", count=1
+        )
+        assert (await ask(proxy.http, GENERATE, body_for(GENERATE))).status == 502
+        await old.kill()
+        assert (await ask(proxy.http, GENERATE, body_for(GENERATE))).status in (502, 503)
+        ports = {"port": old.port, "bootstrap_port": old.bootstrap_port}
+        new = await stack.enter_async_context(start_engine(role, engine_version=version, **ports))
+        assert new.worker.worker_id == old.worker.worker_id
+        assert new.worker.instance != old.worker.instance
+        proxy.service.pool.apply([Change(new.worker.worker_id, new.worker)])
+        before = len(proxy.lines)
+        for number in range(8):
+            await right_text(
+                proxy.http, GENERATE, body_for(GENERATE, f"after {number}", stream=number % 2 == 0)
+            )
+        assert [line["attempts"] for line in proxy.lines[before:]] == [1] * 8
+
+
+@generations
+async def test_a_stream_outlives_the_restart_of_its_prefill(version: str) -> None:
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        old = await enter(start_engine("prefill", engine_version=version))
+        decode = await enter(start_engine("decode", engine_version=version, decode_ms_per_token=20))
+        proxy = await enter(start_proxy([old], [decode]))
+        async with opened(proxy.http, GENERATE, body_for(GENERATE, tokens=40)) as stream:
+            await stream.next()
+            await old.kill()
+            ports = {"port": old.port, "bootstrap_port": old.bootstrap_port}
+            new = await enter(start_engine("prefill", engine_version=version, **ports))
+            proxy.service.pool.apply([Change(new.worker.worker_id, new.worker)])
+            assert (await stream.rest())[-1]["text"] == expected(PROMPT, 40)
+        await right_text(proxy.http, GENERATE, body_for(GENERATE))
+        assert [line["attempts"] for line in proxy.lines] == [1, 1]
