@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
@@ -31,6 +30,7 @@ from proxy.flow.admission import Admission
 from proxy.flow.carriage import Carriage, Means
 from proxy.flow.corridor import Corridor
 from proxy.flow.journal import Journal
+from proxy.gauges import declare_gauges
 from proxy.ids import Ids
 from proxy.leaving import Leaving
 from proxy.roster import Change, Worker
@@ -142,7 +142,7 @@ class Service:
         self.leaving = Leaving(self.door, settings.server.lame_duck_s, settings.server.drain_s, clock)
         self.etcd = Etcd(rules.etcd(settings)) if settings.discovery.etcd_endpoints else None
         self.watcher = self._watcher(self.etcd, rng) if self.etcd is not None else None
-        self.pool.on_join = self._joined
+        self.pool.on_change = self._changed
         self.pool.on_leave = lambda worker: self.metrics.forget(worker.worker_id)
         self._told_of_tp: str | None = None
         self.ports: tuple[int, ...] = ()
@@ -153,7 +153,7 @@ class Service:
             model=settings.static.model,
         )
         self.pool.apply([Change(worker.worker_id, worker) for worker in static])
-        self._declare_gauges()
+        declare_gauges(self)
 
     # --- building
 
@@ -197,39 +197,7 @@ class Service:
             hold_s=discovery.panic_s,
         )
 
-    def _declare_gauges(self) -> None:
-        """What metrics read off the objects themselves, at each scrape."""
-        gauge = self.metrics.gauge_from
-        gauge("pd_client_connections", lambda: len(self.door.connections))
-        gauge(
-            "pd_upstream_connections", lambda: {("open",): self.carriers.open, ("idle",): self.carriers.idle}
-        )
-        gauge("pd_held_bytes", lambda: self.ledger.held_bytes)
-        budget = self.carriage.retrier.budget
-        gauge("pd_retry_budget_left", lambda: max(0.0, budget.left(self.clock.monotonic())))
-        gauge("pd_queue_depth", lambda: self.admission.waiting)
-        gauge(
-            "pd_legs_in_flight",
-            lambda: {(m.worker.worker_id, m.worker.role.value): m.in_flight for m in self.pool.members()},
-        )
-        gauge("pd_draining", lambda: int(self.leaving.begun))
-        gauge("pd_build_info", lambda: {(self.deps.version,): 1})
-        gauge("pd_workers", self._workers_by_kind)
-        gauge("pd_workers_benched", lambda: self.pool.open_members)
-        gauge("pd_edges_open", lambda: self.pool.open_edges)
-        if (watcher := self.watcher) is not None:
-            gauge("pd_registry_age_seconds", lambda: watcher.age_s(self.clock.monotonic()))
-            gauge("pd_registry_workers", lambda: watcher.workers)
-            gauge("pd_registry_connected", lambda: int(watcher.connected))
-
-    def _workers_by_kind(self) -> dict[tuple[str, ...], float]:
-        kinds = Counter(
-            (m.worker.role.value, m.worker.state.value, str(m.standing_by is None).lower())
-            for m in self.pool.members()
-        )
-        return {kind: float(count) for kind, count in kinds.items()}
-
-    def _joined(self, worker: Worker) -> None:
+    def _changed(self) -> None:
         self.probes.wake()
         warning = unequal_tp(member.worker for member in self.pool.members())
         if warning != self._told_of_tp:

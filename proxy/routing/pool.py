@@ -34,8 +34,8 @@ class Pool:
         """For placements: a permit for an edge."""
         self.on_room: Callable[[Group], None] = lambda group: None
         """Called when a request that might make room for a waiting one has ended."""
-        self.on_join: Callable[[Worker], None] = lambda worker: None
-        """Called for every worker that is new or has changed."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called once for each `apply`, however many workers came, changed or went."""
         self.on_leave: Callable[[Worker], None] = lambda worker: None
         """Called for every worker that has gone."""
 
@@ -48,6 +48,7 @@ class Pool:
                 self._remove(change.worker_id)
             else:
                 self._put(change.worker)
+        self.on_change()
 
     def _put(self, worker: Worker) -> None:
         old = self._members.get(worker.worker_id)
@@ -78,7 +79,6 @@ class Pool:
             old.worker = worker
             old.cap = self._cap(worker)
         self._changed(self._groups[worker.model])
-        self.on_join(worker)
 
     def _remove(self, worker_id: str) -> None:
         member = self._members.pop(worker_id, None)

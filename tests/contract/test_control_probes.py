@@ -69,7 +69,7 @@ class Ward:
         self.pool = Pool(PoolRules(), SystemClock(), random.Random(1))
         self.inquiries = Inquiries(None, 1.0)
         self.probes = Probes(rules, self.pool, self.inquiries, SystemClock(), random.Random(1))
-        self.pool.on_join = lambda worker: self.probes.wake()
+        self.pool.on_change = self.probes.wake
         self.group: asyncio.TaskGroup | None = None
 
     async def server(self) -> Scripted:

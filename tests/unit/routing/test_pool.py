@@ -218,3 +218,13 @@ def test_giving_back_twice_counts_once() -> None:
     placement.release()
     placement.release()
     assert [member.in_flight for member in pool.members()] == [0, 0]
+
+
+def test_many_changes_at_once_are_told_once() -> None:
+    pool, _ = desk([])
+    told: list[int] = []
+    pool.on_change = lambda: told.append(len(list(pool.members())))
+    many = fleet(20, 20)
+    pool.apply([Change(one.worker_id, one) for one in many])
+    pool.apply([Change(one.worker_id, None) for one in many])
+    assert told == [40, 0]
