@@ -13,6 +13,7 @@ from proxy.flow.admission import Admission
 from proxy.flow.avoid import Avoid
 from proxy.flow.continuation.telling import Mode, Narrator, Telling
 from proxy.flow.continuation.tokenizers import Tokenizers
+from proxy.flow.errand import Errand
 from proxy.flow.farewell import as_failure
 from proxy.flow.logprobs import merge_prompt_logprobs
 from proxy.flow.recipient import Amend, Recipient
@@ -39,6 +40,7 @@ from proxy.upstream.splice import mint_room
 from proxy.upstream.sweeper import Sweeper
 
 _OK = Outcome.OK
+_NEVER = float("inf")
 _BROKE_OFF = frozenset([Outcome.TRUNCATED, Outcome.TRUNCATED_MIDSTREAM])
 # why: hundreds of connections to a worker that dies end one after another, and only when all have
 # can its death be told from one request that it has dropped.
@@ -121,109 +123,123 @@ class Carriage:
             NoPair: nobody is there to serve it.
             Overloaded: no place was free in time.
         """
-        avoid: Avoid | None = None
-        telling: Telling | None = None
-        attempts = 0
+        errand = self._set_out(order, group, recipient, own_rid, trail)
+        try:
+            while await self._attempt(errand):
+                pass
+        except PdError as error:
+            if errand.telling is None:
+                raise
+            errand.ends(as_failure(error))
+        finally:
+            if errand.telling is not None:
+                errand.telling.close()
+        return errand.result
+
+    def _set_out(
+        self, order: Order, group: Group, recipient: Recipient, own_rid: str | list[str] | None, trail: Trail
+    ) -> Errand:
         upstream = self._upstream
         if order.patience is not None:
             upstream = replace(upstream, rules=order.patience.over(upstream.rules))
         total_s = upstream.rules.total_s
-        deadline = float("inf") if total_s is None else trail.received_at + total_s
+        deadline = _NEVER if total_s is None else trail.received_at + total_s
         self.retrier.budget.earn(self._means.sweeper.now)
+        return Errand(order, group, recipient, own_rid, trail, upstream, deadline)
+
+    async def _attempt(self, errand: Errand) -> bool:
+        """Makes one attempt; says whether another is to follow."""
+        errand.attempts += 1
+        placement = await self._place(errand)
+        if isinstance(placement, Failure):
+            return errand.ends(placement)
+        exchange = self._begin(errand, placement)
+        served = False
         try:
-            while True:
-                attempts += 1
-                fresh = avoid is None and not trail.aborted
-                placement = self._means.admission.at_once(group) if fresh else None
-                if placement is None:
-                    found = await self._seating.place(group, avoid, trail, deadline)
-                    if isinstance(found, Failure):
-                        return _told(telling, found)
-                    placement = found
-                exchange = self._begin(order, placement, trail, upstream)
-                served = False
-                try:
-                    await exchange.dispatch()
-                    failure = await exchange.verdict or exchange.prefill_failure
-                    if failure is None:
-                        self._proved(exchange, trail)
-                        if telling is None and (order.keep_prefill or own_rid is not None):
-                            recipient.amend_with(await self._amend(exchange, own_rid))
-                        whole = exchange.whole
-                        if whole is not None:
-                            recipient.whole(exchange.head, whole)
-                            self._decode_ended(exchange, None)
-                            if recipient.behind:
-                                await recipient.caught_up()
-                            recipient.end()
-                            served = True
-                            return None
-                        if not (exchange.head.event_stream or recipient.takes_oversize):
-                            return _TOO_LARGE
-                        telling = telling or Telling(self._narrator, order, recipient, trail.continued)
-                        failure = await telling.relay(exchange)
-                        if failure is None:
-                            self._decode_ended(exchange, None)
-                            served = True
-                            return None
-                    if exchange.aborted:
-                        failure = replace(failure, outcome=Outcome.ABORTED, status=499)
-                    self._failed(exchange, failure, trail)
-                finally:
-                    self.live.pop(exchange.rid, None)
-                    self._means.pool.withdraw(placement)
-                    exchange.close(served=served)
-                if telling is not None:
-                    if telling.over:
-                        return failure
-                    deadline = float("inf")  # a stream that has begun has none
-                    if telling.progressed():
-                        attempts = 1
-                if failure.outcome in _BROKE_OFF:
-                    await self._means.sleep(_AFTERMATH_S)
-                now = self._means.clock.monotonic()
-                decision = self.retrier.after(failure, attempts, placement, now, deadline)
-                if not isinstance(decision, Retry):
-                    return _told(telling, failure)
-                self._means.metrics.retried(failure.outcome)
-                if decision.counted:
-                    avoid = avoid or Avoid()
-                    avoid.learn(failure, placement, now)
-                    cut_short = await self._pause(decision.delay_s, trail, deadline)
-                    if cut_short is not None:
-                        return _told(telling, cut_short)
-                else:
-                    attempts -= 1
-                    trail.attempts -= 1
-                if telling is not None and telling.broke_off:
-                    onward = await telling.resume(group, placement.edge[1], failure)
-                    if not isinstance(onward, Order):
-                        return onward
-                    order = onward
-        except PdError as error:
-            if telling is None:
-                raise
-            return telling.give_up(as_failure(error))
+            await exchange.dispatch()
+            failure = await exchange.verdict or exchange.prefill_failure
+            if failure is None:
+                self._proved(exchange, errand.trail)
+                failure = await self._answer(errand, exchange)
+                if failure is None:
+                    self._decode_ended(exchange, None)
+                    served = True
+                    return errand.ends(None)
+                if failure is _TOO_LARGE:
+                    return errand.ends(failure)
+            if exchange.aborted:
+                failure = replace(failure, outcome=Outcome.ABORTED, status=499)
+            self._failed(exchange, failure, errand.trail)
         finally:
-            if telling is not None:
-                telling.close()
+            self.live.pop(exchange.rid, None)
+            self._means.pool.withdraw(placement)
+            exchange.close(served=served)
+        return await self._again(errand, failure, placement)
 
-    async def _pause(self, delay_s: float, trail: Trail, deadline: float) -> Failure | None:
-        return await self.waits.until(lambda: self._means.sleep(delay_s), trail, deadline)
+    async def _place(self, errand: Errand) -> Placement | Failure:
+        if errand.avoid is None and not errand.trail.aborted:
+            placement = self._means.admission.at_once(errand.group)
+            if placement is not None:
+                return placement
+        return await self._seating.place(errand.group, errand.avoid, errand.trail, errand.deadline)
 
-    def _begin(self, order: Order, placement: Placement, trail: Trail, upstream: Upstream) -> Exchange:
-        means = self._means
+    async def _answer(self, errand: Errand, exchange: Exchange) -> Failure | None:
+        """Gives the recipient what a good attempt has; the failure, if it broke off."""
+        order, recipient = errand.order, errand.recipient
+        if errand.telling is None and (order.keep_prefill or errand.own_rid is not None):
+            recipient.amend_with(await self._amend(exchange, errand.own_rid))
+        whole = exchange.whole
+        if whole is not None:
+            recipient.whole(exchange.head, whole)
+            if recipient.behind:
+                await recipient.caught_up()
+            recipient.end()
+            return None
+        if not (exchange.head.event_stream or recipient.takes_oversize):
+            return _TOO_LARGE
+        if errand.telling is None:
+            errand.telling = Telling(self._narrator, order, recipient, errand.trail.continued)
+        return await errand.telling.relay(exchange)
+
+    async def _again(self, errand: Errand, failure: Failure, placement: Placement) -> bool:
+        """Gets ready for another attempt after one that failed; says whether there is to be one."""
+        means, telling, trail = self._means, errand.telling, errand.trail
+        if telling is not None:
+            if telling.over:
+                return errand.ends(failure)
+            errand.deadline = _NEVER  # a stream that has begun has none
+            if telling.progressed():
+                errand.attempts = 1
+        if failure.outcome in _BROKE_OFF:
+            await means.sleep(_AFTERMATH_S)
+        now = means.clock.monotonic()
+        decision = self.retrier.after(failure, errand.attempts, placement, now, errand.deadline)
+        if not isinstance(decision, Retry):
+            return errand.ends(failure)
+        means.metrics.retried(failure.outcome)
+        if decision.counted:
+            errand.avoid = errand.avoid or Avoid()
+            errand.avoid.learn(failure, placement, now)
+            delay_s = decision.delay_s
+            cut_short = await self.waits.until(lambda: means.sleep(delay_s), trail, errand.deadline)
+            if cut_short is not None:
+                return errand.ends(cut_short)
+        else:
+            errand.attempts -= 1
+            trail.attempts -= 1
+        if telling is not None and telling.broke_off:
+            onward = await telling.resume(errand.group, placement.edge[1], failure)
+            if not isinstance(onward, Order):
+                return errand.ends(onward)
+            errand.order = onward
+        return True
+
+    def _begin(self, errand: Errand, placement: Placement) -> Exchange:
+        means, trail = self._means, errand.trail
         now = means.clock.monotonic()
         rid = means.new_rid()
-        exchange = Exchange(
-            order,
-            placement,
-            mint_room(means.rng.getrandbits(62)),
-            rid,
-            upstream,
-            trail.received_at,
-            now,
-        )
+        room = mint_room(means.rng.getrandbits(62))
+        exchange = Exchange(errand.order, placement, room, rid, errand.upstream, trail.received_at, now)
         self.live[rid] = exchange
         trail.attempts += 1
         means.metrics.attempts += 1
@@ -277,8 +293,3 @@ class Carriage:
         if ids is None or logprobs is None:
             return ids or logprobs
         return lambda data: ids(logprobs(data))
-
-
-def _told(telling: Telling | None, failure: Failure) -> Failure:
-    """A failure that is final, of which the client of a stream must be told in the stream itself."""
-    return failure if telling is None else telling.give_up(failure)
