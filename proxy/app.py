@@ -124,6 +124,7 @@ class Service:
             self.carriage,
             Journal(self.metrics, request_log, clock),
             settings.retries.report_attempts,
+            settings.retries.early_head_s,
         )
         self.requests = asyncio.TaskGroup()
         self.deps = self._control_deps(settings)

@@ -47,6 +47,8 @@ class Retries(Section):
     """Longest Retry-After of a worker that is waited for, where no other worker is left."""
     report_attempts: bool = True
     """Whether answers carry X-PD-Attempts."""
+    early_head_s: Seconds | None = None
+    """When a streamed answer's head is sent, token or not, and attempts go on; unset: with the first."""
     continuation: Continuation = "on"
     """Which broken streams go on from another pair: all that can, or those whose tokens are all known."""
 

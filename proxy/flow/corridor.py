@@ -28,11 +28,28 @@ log = structlog.get_logger("proxy.flow")
 class Corridor:
     """Serves requests; remembers which are on their way under a client's own rid."""
 
-    def __init__(self, means: Means, carriage: Carriage, journal: Journal, report_attempts: bool) -> None:
+    def __init__(
+        self,
+        means: Means,
+        carriage: Carriage,
+        journal: Journal,
+        report_attempts: bool,
+        early_head_s: float | None,
+    ) -> None:
+        """Makes one.
+
+        Args:
+            means: what attempts work with.
+            carriage: makes them.
+            journal: writes down how requests end.
+            report_attempts: whether answers carry X-PD-Attempts.
+            early_head_s: when a streamed answer's head is sent at the latest; None: with its first token.
+        """
         self._means = means
         self._carriage = carriage
         self._journal = journal
         self._report_attempts = report_attempts
+        self._early_head_s = early_head_s
         self._own_rids: dict[str, list[Trail]] = {}
         self.in_flight = 0
 
@@ -42,6 +59,7 @@ class Corridor:
         self.in_flight += 1
         self._journal.begun(request)
         own = _listed(request.intake.rid)
+        early = self._open_in_time(request, reply)
         for rid in own:
             self._own_rids.setdefault(rid, []).append(trail)
         try:
@@ -51,16 +69,23 @@ class Corridor:
             raise
         except PdError as error:
             trail.outcome, trail.refusal = outcome_of(error), error.message
-            self._tell(reply, error)
+            _tell(request, reply, error)
         except Exception:
             log.exception("a request failed by a fault of the proxy", request_id=request.request_id)
             trail.outcome = Outcome.INTERNAL
-            self._tell(reply, PdError("an internal error of the proxy; its log says more"))
+            _tell(request, reply, PdError("an internal error of the proxy; its log says more"))
         finally:
+            if early is not None:
+                early.cancel()
             self.in_flight -= 1
             for rid in own:
                 self._forget(rid, trail)
             self._journal.ended(request, reply, trail)
+
+    def _open_in_time(self, request: Request, reply: Reply) -> asyncio.TimerHandle | None:
+        if self._early_head_s is None or not request.intake.stream:
+            return None
+        return self._means.loop.call_later(self._early_head_s, _open_early, reply)
 
     def refuse(self, route: Route, request_id: str, reply: Reply, error: PdError, received_at: float) -> None:
         """Answers a request that the door has found wanting."""
@@ -112,10 +137,14 @@ class Corridor:
             recipient = Direct(reply, as_events, itl, self._means.clock.monotonic, told)
             failure = await self._carriage.carry(order, group, recipient, request.intake.rid, trail)
         trail.outcome = Outcome.OK if failure is None else failure.outcome
-        if failure is not None and not reply.opened:
-            if self._report_attempts:
-                reply.extra_headers += trail.attempts_line
-            self._report(reply, failure, trail)
+        if failure is None or reply.ended:
+            return
+        if reply.opened:
+            _end_stream(reply, failure)
+            return
+        if self._report_attempts:
+            reply.extra_headers += trail.attempts_line
+        _report(reply, failure, trail)
 
     async def _fan_out(self, request: Request, reply: Reply, group: Group, trail: Trail) -> Failure | None:
         generate = request.route is Route.GENERATE
@@ -136,30 +165,12 @@ class Corridor:
                     branches.create_task(carry(number))
         except* _BranchFailed as failed:
             failure = _first(failed).failure
-            if reply.opened:
-                merger.broken(failure)
         except* PdError as failed:
             error = _first(failed)
             if not reply.opened:
                 raise error from None
             failure = as_failure(error)
-            merger.broken(failure)
         return failure
-
-    def _report(self, reply: Reply, failure: Failure, trail: Trail) -> None:
-        if failure.outcome is Outcome.BAD_REQUEST and failure.body.startswith(b"{"):
-            # The engine's own words, in its own form: its clients know them.
-            status_line = b"HTTP/1.1 %d Bad Request" % failure.status
-            reply.whole(status_line, b"Content-Type: application/json\r\n", failure.body)
-            reply.end()
-        else:
-            self._tell(reply, as_error(failure, trail.attempts))
-
-    def _tell(self, reply: Reply, error: PdError) -> None:
-        if not reply.opened:
-            reply.fail(error)
-        elif not reply.ended:
-            reply.break_off()
 
 
 class _BranchFailed(Exception):
@@ -168,6 +179,38 @@ class _BranchFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+def _open_early(reply: Reply) -> None:
+    if not reply.opened:
+        reply.open(b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream\r\n")
+
+
+def _report(reply: Reply, failure: Failure, trail: Trail) -> None:
+    """Answers with a failure; nothing has been written yet."""
+    if failure.outcome is Outcome.BAD_REQUEST and failure.body.startswith(b"{"):
+        # The engine's own words, in its own form: its clients know them.
+        status_line = b"HTTP/1.1 %d Bad Request" % failure.status
+        reply.whole(status_line, b"Content-Type: application/json\r\n", failure.body)
+        reply.end()
+    else:
+        reply.fail(as_error(failure, trail.attempts))
+
+
+def _tell(request: Request, reply: Reply, error: PdError) -> None:
+    """Tells of an error, however far the answer has come."""
+    if not reply.opened:
+        reply.fail(error)
+    elif not reply.ended:
+        if request.intake.stream:
+            _end_stream(reply, as_failure(error))
+        else:
+            reply.break_off()
+
+
+def _end_stream(reply: Reply, failure: Failure) -> None:
+    reply.payload(as_events(failure))
+    reply.end()
 
 
 def _first(failed: ExceptionGroup[_Error]) -> _Error:

@@ -22,7 +22,7 @@ from proxy.flow.events import (
     raw,
     whole_number,
 )
-from proxy.flow.farewell import DONE, as_events
+from proxy.flow.farewell import DONE, NO_STREAM, as_events
 from proxy.flow.recipient import Amend
 from proxy.flow.request import Intake, Reply
 from proxy.flow.trail import Trail
@@ -134,7 +134,7 @@ class Merger:
     def ended(self) -> None:
         """A branch has ended; the last one ends the answer."""
         self._ended += 1
-        if self._ended < self._n:
+        if self._ended < self._n or self._reply.ended:
             return
         if None not in self._wholes:
             self._reply.end()
@@ -167,6 +167,9 @@ class Merger:
         self._wholes[number] = body
         bodies = [whole for whole in self._wholes if whole is not None]
         if len(bodies) < self._n:
+            return
+        if self._reply.opened:
+            self.broken(NO_STREAM)
             return
         merged = self._merge_generated(bodies) if self._generate else self._merge_completed(bodies)
         self._tell_attempts()

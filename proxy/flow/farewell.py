@@ -18,6 +18,8 @@ from proxy.faults import error_type
 from proxy.upstream.outcome import Failure, Outcome
 
 DONE = b"data: [DONE]\n\n"
+NO_STREAM = Failure(Outcome.ENGINE_ERROR, "the worker answered a streamed request with no stream")
+"""Where a stream's head was sent before its first token, and no stream came."""
 _TIMEOUTS = frozenset([Outcome.FIRST_TOKEN_TIMEOUT, Outcome.STALL, Outcome.DEADLINE])
 
 

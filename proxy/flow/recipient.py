@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.flow.farewell import NO_STREAM
 from proxy.flow.request import Reply
 from proxy.flow.trail import Trail
 from proxy.telemetry.histogram import Histogram
@@ -87,6 +88,10 @@ class Direct:
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """Answers."""
+        if self._reply.opened:
+            # Its head has been sent early, for a stream; now no worker makes it one.
+            self._reply.payload(self._farewell(NO_STREAM))
+            return
         if self._amend is not None:
             body = self._amend(body)
         if self._trail is not None:
@@ -106,9 +111,10 @@ class Direct:
         """Opens the answer."""
         self._last = self._now()
         self._streams_events = head.event_stream
-        if self._trail is not None:
-            self._reply.extra_headers += self._trail.attempts_line
-        self._reply.open(head.status_line, head.passed_on)
+        if not self._reply.opened:
+            if self._trail is not None:
+                self._reply.extra_headers += self._trail.attempts_line
+            self._reply.open(head.status_line, head.passed_on)
         self.goes_on(pause, resume)
 
     def goes_on(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
