@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,14 +21,19 @@ from pydantic_settings import (
 
 from proxy import errors
 from proxy.discovery.etcd import EtcdRules
+from proxy.roster import Role
 from workers.engine.config import EngineConfig
+from workers.errors import ConfigurationError
+from workers.launch_settings import LaunchOptions, LaunchSettings
+from workers.run_settings import RunSettings
 
 _PROGRAM = "pd-worker"
 
 
-class WorkerSettings(BaseSettings, EngineConfig):
+class WorkerSettings(BaseSettings, RunSettings, LaunchOptions, EngineConfig):
     """Runs one worker: an SGLang engine, and its place in the registry.
 
+    `--engine sglang` launches sglang.launch_server and watches it; what stands after `--` is for it.
     `--engine simulated` behaves as an SGLang server without a GPU: same routes, same errors, a real bootstrap
     handshake between prefill and decode, faults on demand at /simulate/faults.
     """
@@ -93,6 +99,24 @@ class WorkerSettings(BaseSettings, EngineConfig):
         """What of it is the engine's."""
         return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
 
+    def launch(self) -> LaunchSettings:
+        """What of it the launch plan is made of: what was not said is left to the catalogue.
+
+        Raises:
+            ConfigurationError: the role or the model was not said.
+        """
+        for name, example in (("role", "--role prefill or --role decode"), ("model", "--model Qwen3-32B")):
+            if name not in self.model_fields_set:
+                raise ConfigurationError(f"{name}: --engine sglang needs it: {example}")
+        return self.launch_or_node()
+
+    def launch_or_node(self) -> LaunchSettings:
+        """The same where only the node is looked at: without a role, a prefill; without a model, none."""
+        said = {
+            name: getattr(self, name) for name in LaunchSettings.model_fields if name in self.model_fields_set
+        }
+        return LaunchSettings(**({"role": Role.PREFILL, "model": ""} | said))
+
     def etcd_rules(self) -> EtcdRules | None:
         """None: the worker is not registered.
 
@@ -126,6 +150,14 @@ def _file(arguments: list[str]) -> dict[str, Any]:
         raise errors.SettingsError(f"config: {named} is not TOML: {error}") from None
 
 
+def _with_engine_arguments(arguments: list[str]) -> list[str]:
+    """What stands after `--`, as one setting."""
+    if "--" not in arguments:
+        return arguments
+    at = arguments.index("--")
+    return [*arguments[:at], f"--engine-arguments={shlex.join(arguments[at + 1 :])}"]
+
+
 def read_settings(arguments: list[str]) -> WorkerSettings:
     """The settings of this run.
 
@@ -133,6 +165,7 @@ def read_settings(arguments: list[str]) -> WorkerSettings:
         errors.SettingsError: one is wrong; the message names it, one line each.
         SystemExit: `--help`, or a flag that does not exist.
     """
+    arguments = _with_engine_arguments(arguments)
     try:
         return CliApp.run(WorkerSettings, cli_args=arguments, **_file(arguments))
     except ValidationError as error:

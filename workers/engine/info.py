@@ -14,7 +14,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.kv import Rooms
 from workers.engine.kv_client import KvClient
 from workers.engine.metrics import Exposition, Totals
-from workers.engine.oracle import chat_prompt, tokenize
+from workers.engine.oracle import chat_prompt, detokenize, tokenize
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.protocol import parse
 from workers.engine.scheduler import Scheduler
@@ -74,6 +74,7 @@ class Info:
                 web.get("/server_info", self._server_info),
                 web.get("/v1/loads", self._loads),
                 *(web.post(path, self._tokenize) for path in ("/tokenize", "/v1/tokenize")),
+                *(web.post(path, self._detokenize) for path in ("/detokenize", "/v1/detokenize")),
             ]
         return [
             *found,
@@ -96,6 +97,14 @@ class Info:
             return plain({"tokens": lists, "count": [len(ids) for ids in lists], **told})
         ids = tokenize(prompt)
         return plain({"tokens": ids, "count": len(ids), **told})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        """The text of ids, or of each list of them."""
+        tokens = parse(await request.read()).get("tokens")
+        if not isinstance(tokens, list):
+            return plain(error_object("'tokens' must be a list of integers.", "BadRequest", 400), 400)
+        nested = bool(tokens) and isinstance(tokens[0], list)
+        return plain({"text": [detokenize(ids) for ids in tokens] if nested else detokenize(tokens)})
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self._is_serving() else 503, headers=HEADERS)

@@ -1,0 +1,1 @@
+"""Against a real SGLang with a real Mooncake, on a CPU: `make test-sglang`."""
