@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from tests.flow.talk import (
     texts,
 )
 from tests.support.engines import BOTH_GENERATIONS, expected, expected_chat
-from workers.engine.oracle import completion, tokenize
+from tests.support.proxies import eventually
+from workers.engine.oracle import Model, chat_prompt, completion, tokenize
 
 routes = pytest.mark.parametrize("route", ROUTES)
 generations = pytest.mark.parametrize("version", BOTH_GENERATIONS)
@@ -199,31 +201,109 @@ async def test_n_answers_are_continued_one_by_one(route: str, version: str) -> N
         assert texts(route, got, True) == {0: right(route, 20), 1: right(route, 20)}
 
 
+SPLIT = Model(split_characters=True)
+
+
+def splitting(route: str) -> tuple[str, list[int]]:
+    """A prompt whose answer has incomplete characters early on, and the events behind which they are."""
+    for number in range(1000):
+        prompt = f"{PROMPT} {number} "
+        asked = chat_prompt([{"role": "user", "content": prompt}]) if route == CHAT else prompt
+        pieces = completion(asked, 24, SPLIT).texts
+        inside = [at for at in range(2, 12) if pieces[at - 1] == "" and pieces[0]]
+        if len(inside) > 3:
+            # A chat has an event for its role, and none for a token without text.
+            shown = [sum(map(bool, pieces[:at])) + 1 for at in inside]
+            return prompt, sorted(set(shown)) if route == CHAT else inside
+    raise AssertionError("no such prompt")
+
+
 @routes
 @generations
 @forms
 async def test_the_seam_is_behind_a_whole_character(route: str, version: str, disjoint: bool) -> None:
-    config = {
-        "engine_version": version,
-        "split_characters": True,
-        "incremental_streaming_output": disjoint,
-    }
-    for after in range(2, 14):
-        async with start_fleet(1, 1, **config) as fleet:
+    config = {"engine_version": version, "split_characters": True, "incremental_streaming_output": disjoint}
+    prompt, breaks = splitting(route)
+    body = body_for(route, prompt, tokens=24, stream=True)
+    if route == COMPLETIONS:
+        body |= {"return_token_ids": True, "logprobs": 1}
+    async with start_fleet(1, 1, **config) as fleet:
+        wanted = unbroken(await ask(fleet.http, route, body))
+        for after in breaks:
             await break_next(fleet, after_events=after)
-            got = await ask(fleet.http, route, body_for(route, tokens=24, stream=True))
-            unbroken(got)
-            engine = fleet.decodes[0]
-            if route == CHAT:
-                wanted = expected_chat([{"role": "user", "content": PROMPT}], 24, engine)
-            else:
-                wanted = expected(PROMPT, 24, engine)
-            told = texts(route, got, True, disjoint=disjoint and route == GENERATE)[0]
+            got = unbroken(await ask(fleet.http, route, body))
+            assert fleet.proxy.lines[-1]["attempts"] == 2
             if version == "0.5.2" and route == CHAT:
                 # Tokens without text are told by nobody there: a few more may come.
-                assert told.startswith(wanted.rstrip("�"))
+                told, right_one = (_said(route, one) for one in (got, wanted))
+                assert told.startswith(right_one.rstrip("\ufffd"))
+                continue
+            assert _told_tokens(route, got, disjoint) == _told_tokens(route, wanted, disjoint)
+            if route == GENERATE:
+                assert [one["text"] for one in got] == [one["text"] for one in wanted]
+                counts = [one["meta_info"]["completion_tokens"] for one in got]
+                assert counts == sorted(set(counts)), "no token is told twice"
             else:
-                assert told == wanted
+                assert _said(route, got) == _said(route, wanted)
+
+
+@forms
+@pytest.mark.parametrize("interval", [2, 3, 5])
+async def test_an_event_of_several_tokens_may_hold_a_part_of_a_character(
+    disjoint: bool, interval: int
+) -> None:
+    config = {
+        "split_characters": True,
+        "incremental_streaming_output": disjoint,
+        "stream_interval": interval,
+    }
+    prompt, _ = splitting(GENERATE)
+    body = body_for(GENERATE, prompt, tokens=24, stream=True)
+    body["input_ids"] = tokenize(body.pop("text"))
+    async with start_fleet(1, 1, **config) as fleet:
+        wanted = unbroken(await ask(fleet.http, GENERATE, body))
+        for after in range(1, len(wanted)):
+            await break_next(fleet, after_events=after)
+            got = unbroken(await ask(fleet.http, GENERATE, body))
+            assert fleet.proxy.lines[-1]["continued"] == ["exact"]
+            assert _told_tokens(GENERATE, got, disjoint) == _told_tokens(GENERATE, wanted, disjoint)
+            assert texts(GENERATE, Answer(200, {}, _raw(got)), True, disjoint=disjoint) == {
+                0: completion(body["input_ids"], 24, SPLIT).text
+            }
+            if not disjoint:
+                counts = [one["meta_info"]["completion_tokens"] for one in got]
+                assert counts == sorted(set(counts)), "no token is told twice"
+
+
+@generations
+@forms
+async def test_events_of_several_tokens_go_on_in_their_form(version: str, disjoint: bool) -> None:
+    config = {"engine_version": version, "incremental_streaming_output": disjoint, "stream_interval": 3}
+    body = body_for(GENERATE, tokens=24, stream=True)
+    body["input_ids"] = tokenize(body.pop("text"))
+    async with start_fleet(1, 1, **config) as fleet:
+        for after in range(1, 8):
+            await break_next(fleet, after_events=after)
+            got = unbroken(await ask(fleet.http, GENERATE, body))
+            wanted = completion(body["input_ids"], 24)
+            assert _told_tokens(GENERATE, got, disjoint) == list(wanted.ids)
+            assert texts(GENERATE, Answer(200, {}, _raw(got)), True, disjoint=disjoint) == {0: wanted.text}
+
+
+def _said(route: str, events: list[Json]) -> str:
+    return texts(route, Answer(200, {}, _raw(events)), True)[0]
+
+
+def _told_tokens(route: str, events: list[Json], disjoint: bool) -> Any:
+    if route == GENERATE:
+        return (
+            [token for one in events for token in one["output_ids"]] if disjoint else events[-1]["output_ids"]
+        )
+    if route == CHAT:
+        return None
+    choices = [one["choices"][0] for one in events]
+    tokens = [token for one in choices for token in one["logprobs"]["tokens"]]
+    return tokens, [token for one in choices for token in one.get("token_ids", [])]
 
 
 @routes
@@ -257,8 +337,6 @@ async def test_a_stop_string_is_found_across_the_seam(route: str, version: str, 
 
 
 def _chat_pieces(tokens: int) -> list[str]:
-    from workers.engine.oracle import chat_prompt
-
     return list(completion(chat_prompt([{"role": "user", "content": PROMPT}]), tokens).texts)
 
 
@@ -281,8 +359,6 @@ async def test_a_stream_of_which_all_was_said_is_only_ended(route: str, version:
 
 
 def _raw(events: list[Json]) -> bytes:
-    import json
-
     return b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in events) + b"data: [DONE]\n\n"
 
 
@@ -301,21 +377,33 @@ async def test_a_clients_own_rid_stays(route: str) -> None:
         assert ids == {"my own"}
 
 
-async def test_a_slow_client_is_waited_for_after_the_break_too() -> None:
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_slow_client_is_waited_for_after_the_break_too(n: int) -> None:
     async with start_fleet(1, 2) as fleet:
         await break_next(fleet, after_events=50)
         body = body_for(GENERATE, tokens=1200, stream=True)
+        body["sampling_params"]["n"] = n
         async with fleet.http.post(GENERATE, json=body) as response:
-            raw = b""
-            async for piece in response.content.iter_chunked(1 << 16):
-                raw += piece
-                if len(raw) < 1 << 18:
-                    await _a_moment()
-        answer = Answer(200, {}, raw)
-        assert texts(GENERATE, answer, True) == {0: expected(PROMPT, 1200)}
+            live = fleet.proxy.service.carriage.live
+
+            def all_wait() -> bool:
+                connections = [one._decode.connection for one in live.values()]
+                return len(connections) == n and all(one is not None and one.paused for one in connections)
+
+            # It reads nothing: whoever speaks now has to stop.
+            await eventually(all_wait)
+            answer = Answer(200, {}, await response.read())
+        assert texts(GENERATE, answer, True) == dict.fromkeys(range(n), expected(PROMPT, 1200))
+        await eventually(lambda: fleet.proxy.lines)
+        assert fleet.proxy.lines[0]["attempts"] > n
 
 
-async def _a_moment() -> None:
-    import asyncio
-
-    await asyncio.sleep(0.02)
+async def test_a_stream_that_broke_off_counts_against_its_worker() -> None:
+    async with start_fleet(1, 2, settings={"breaker": {"failures": 1}}) as fleet:
+        await break_next(fleet)
+        unbroken(await ask(fleet.http, GENERATE, body_for(GENERATE, tokens=20, stream=True)))
+        members = list(fleet.proxy.service.pool.members())
+        assert [one.worker.role for one in members if not one.breaker.closed] == ["decode"]
+        scraped = fleet.proxy.service.metrics.exposition(None)[0]
+        legs = [line for line in scraped.splitlines() if b'outcome="truncated_midstream"' in line]
+        assert len(legs) == fleet.proxy.lines[0]["attempts"] - 1

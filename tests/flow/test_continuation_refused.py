@@ -169,3 +169,18 @@ async def test_a_connection_that_breaks_behind_done_has_broken_nothing() -> None
         got = await ask(stage.proxy.http, CHAT, body_for(CHAT, stream=True))
         assert len(got.events) == 1
         assert (stage.proxy.lines[0]["outcome"], len(stage.decode.visits)) == ("ok", 1)
+
+
+async def test_a_fault_of_the_proxy_itself_does_not_leave_half_a_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("proxy.flow.continuation.resumption.read_asked", fault)
+    async with start_fleet(1, 2) as fleet:
+        for decode in fleet.decodes:
+            await decode.fault("truncate", after_events=4, count=1)
+        got = await ask(fleet.http, GENERATE, body_for(GENERATE, tokens=30, stream=True))
+        assert got.events[-1]["error"]["code"] == "internal"
+        assert fleet.proxy.lines[0]["outcome"] == "internal"

@@ -298,6 +298,7 @@ async def test_a_reused_connection_that_closes_just_then_is_retried_unseen(role:
         for _ in range(3):
             assert (await ask(stage.proxy, post())).status == 200
         assert [line["outcome"] for line in stage.proxy.lines] == ["ok"] * 3
+        assert [line["attempts"] for line in stage.proxy.lines] == [1] * 3
 
 
 async def test_what_a_worker_says_unasked_on_an_idle_connection_spoils_only_that() -> None:

@@ -44,23 +44,26 @@ async def test_a_refusal_by_prefill_is_told_within_100_ms_while_decode_would_wai
         assert {line["attempts"] for line in fleet.proxy.lines} == {1}
 
 
-@generations
-async def test_after_six_idle_seconds_a_burst_meets_no_stale_connection(version: str) -> None:
+async def test_after_six_idle_seconds_a_burst_meets_no_stale_connection() -> None:
     """SGLang closes its idle connections after 5 s, and so does the simulated engine."""
-    async with start_fleet(2, 2, engine_version=version) as fleet:
+    async with (
+        start_fleet(2, 2, engine_version="0.5.2") as old,
+        start_fleet(2, 2, engine_version="0.5.23") as new,
+    ):
 
         async def burst() -> None:
             async with asyncio.TaskGroup() as group:
-                for number in range(64):
-                    route = ROUTES[number % len(ROUTES)]
-                    body = body_for(route, f"{PROMPT} {number}", stream=number % 2 == 0)
+                for number in range(96):
+                    fleet, route = (old, new)[number % 2], ROUTES[number % len(ROUTES)]
+                    body = body_for(route, f"{PROMPT} {number}", stream=number % 4 < 2)
                     group.create_task(right_text(fleet.http, route, body))
 
         await burst()
         await asyncio.sleep(6)
         await burst()
-        assert [line["attempts"] for line in fleet.proxy.lines] == [1] * 128
-        assert {line["outcome"] for line in fleet.proxy.lines} == {"ok"}
+        for fleet in (old, new):
+            assert [line["attempts"] for line in fleet.proxy.lines] == [1] * 96
+            assert {line["outcome"] for line in fleet.proxy.lines} == {"ok"}
 
 
 @generations
@@ -111,35 +114,39 @@ async def test_a_worker_restarted_at_its_address_is_a_new_one(role: str, version
     """Nothing of the old process is held against it, or used for it: connections, benches, dead sessions."""
     settings: dict[str, Any] = {
         "retries": QUICK,
-        "breaker": {"failures": 1, "open_s": 60, "edge_open_s": 60, "edge_open_max_s": 60},
-        "routing": {"slow_start_s": 0},
+        "breaker": {"open_s": 60, "edge_open_s": 60, "edge_open_max_s": 60},
+        "routing": {"policy": "random", "slow_start_s": 0},
     }
-    other = "decode" if role == "prefill" else "prefill"
     async with AsyncExitStack() as stack:
-        still = await stack.enter_async_context(start_engine(other, engine_version=version))
-        old = await stack.enter_async_context(start_engine(role, engine_version=version))
-        pair = ([old], [still]) if role == "prefill" else ([still], [old])
-        proxy = await stack.enter_async_context(start_proxy(*pair, **settings))
-        for number in range(4):
-            await right_text(proxy.http, GENERATE, body_for(GENERATE, f"before {number}"))
-        # Mooncake gives the session up, the edge is benched, and then the process dies.
-        await pair[0][0].fault(
-            "kv_transfer", session_dead=True, message="Decode instance could be dead", count=1
-        )
-        assert (await ask(proxy.http, GENERATE, body_for(GENERATE))).status == 502
+        enter = stack.enter_async_context
+        peers_role = "decode" if role == "prefill" else "prefill"
+        peers = [await enter(start_engine(peers_role, engine_version=version)) for _ in range(2)]
+        old = await enter(start_engine(role, engine_version=version))
+        sides = ([old], peers) if role == "prefill" else (peers, [old])
+        proxy = await enter(start_proxy(*sides, **settings))
+
+        async def some(what: str) -> Counter[tuple[str, str]]:
+            before = len(proxy.lines)
+            for number in range(16):
+                body = body_for(GENERATE, f"{what} {number}", 4, stream=number % 2 == 0)
+                await right_text(proxy.http, GENERATE, body)
+            return edges(proxy, before)
+
+        # Mooncake gives one session up, and that edge is benched for a minute.
+        dead = "Decode instance could be dead"
+        await sides[0][0].fault("kv_transfer", session_dead=True, message=dead, count=1)
+        await some("before")
+        assert len(await some("with one edge benched")) == 1
         await old.kill()
         assert (await ask(proxy.http, GENERATE, body_for(GENERATE))).status in (502, 503)
         ports = {"port": old.port, "bootstrap_port": old.bootstrap_port}
-        new = await stack.enter_async_context(start_engine(role, engine_version=version, **ports))
+        new = await enter(start_engine(role, engine_version=version, **ports))
         assert new.worker.worker_id == old.worker.worker_id
         assert new.worker.instance != old.worker.instance
         proxy.service.pool.apply([Change(new.worker.worker_id, new.worker)])
         before = len(proxy.lines)
-        for number in range(8):
-            await right_text(
-                proxy.http, GENERATE, body_for(GENERATE, f"after {number}", stream=number % 2 == 0)
-            )
-        assert [line["attempts"] for line in proxy.lines[before:]] == [1] * 8
+        assert len(await some("after")) == 2
+        assert [line["attempts"] for line in proxy.lines[before:]] == [1] * 16
 
 
 @generations

@@ -88,6 +88,9 @@ class GenerateAccount:
         self.last = b""
         self.cumulative: bool | None = None
         """Known from the second event on."""
+        self.before = (0, 0)
+        """Tokens and characters told before the event that showed the last text."""
+        self._length = 0
 
     def read(self, events: bytes) -> None:
         """Takes in events."""
@@ -120,9 +123,11 @@ class GenerateAccount:
             self.ids = None if ids is None else array("q", ids)
         if ids is None or (self.ids is not None and len(self.ids) != told):
             self.ids = None
-        self.told = told
         if grown:
+            self.before = (self.told, self._length)
+            self._length = len(text) if self.cumulative is not False else self._length + len(text)
             self.seam = told
+        self.told = told
         if meta.finish_reason is not None:
             self.finished = True
         if event.index is not None:

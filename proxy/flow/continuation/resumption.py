@@ -26,6 +26,9 @@ _OF_A_CHAT = (
     "continue_final_message",
 )
 """What of a chat decides on its prompt."""
+_LONGEST_CHARACTER = 8
+"""Tokens that are tried: four make a character, and several may be joined by a tokenizer's rules."""
+_CONTEXT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,10 @@ class Resumption:
             return Found(Kind.EXACT, ending=self._ending(asked, generated, prompt_tokens))
         known = Known(await self._prompt_ids(asked), text_ids)
         made = plan(asked, account, generated, known)
+        if made.kind is Kind.EXACT and isinstance(account, GenerateAccount):
+            generated, size = await self._whole_tokens(account)
+            text = account.text[:size]
+            made = plan(asked, account, generated, known)
         if exact_only and made.kind is not Kind.EXACT:
             raise Refusal("not all of its token ids are known (setting retries.continuation)")
         seam = seam_of(asked, account, generated, text, prompt_tokens)
@@ -100,6 +107,29 @@ class Resumption:
             return None
         # With images beside it a text is more than its tokens.
         return None if asked.has_media else await self._ask({"prompt": text})
+
+    async def _whole_tokens(self, account: GenerateAccount) -> tuple[int, int]:
+        """Tokens, and the characters that they show, of which the text is surely whole.
+
+        An event of several tokens may show the text of the first and hold back a part of a character,
+        and SGLang shows the space in front of a character before the character is complete. Then the
+        worker's tokenizer says which tokens are whole; without one, all of that event are generated
+        again. What they show again is not told twice.
+        """
+        tokens, size = account.before
+        if account.seam - tokens <= 1 and not account.text.endswith(" "):
+            return account.seam, len(account.text)
+        ids = account.ids
+        assert ids is not None
+        ends = range(len(ids), max(len(ids) - _LONGEST_CHARACTER, 0), -1)
+        texts = await self._tokenizers.texts(
+            self._group, self._failed, [ids[max(end - _CONTEXT, 0) : end].tolist() for end in ends]
+        )
+        for end, text in zip(ends, texts or (), strict=False):
+            found = size_shown(account.text, text)
+            if found is not None:
+                return end, found
+        return tokens, size
 
     async def _text_ids(self, asked: Asked, text: str) -> list[int] | None:
         if asked.dialect is Dialect.GENERATE or not text:
@@ -137,3 +167,15 @@ class Resumption:
         if asked.include_usage and prompt_tokens is not None and not told:
             datas.append(usage_chunk(last, prompt_tokens, generated))
         return b"".join([b"data: %b\n\n" % data for data in [*datas, END]])
+
+
+def size_shown(shown: str, text: str) -> int | None:
+    """How much was shown by tokens that end in `text`; None if they end amid a character."""
+    if text.endswith("\ufffd"):
+        return None
+    end = text[-_LONGEST_CHARACTER:]
+    for beyond in range(_LONGEST_CHARACTER):
+        size = len(shown) - beyond
+        if size >= 0 and shown[:size].endswith(end):
+            return size
+    return None

@@ -16,7 +16,7 @@ from proxy.upstream.outcome import Failure, Outcome
 FOLD_BYTES = 16 * 1024
 """So much is kept as it came, until it is folded into an account."""
 STREAM_BYTES = 8 * 1024 * 1024
-"""The most that is remembered of one stream: that of some 500,000 tokens."""
+"""The most that is remembered of one stream: 500,000 tokens, or 100,000 of a cumulative one."""
 # why: the last events of a cumulative stream tell all, but a character may take four of them.
 _LAST_READS = 5
 

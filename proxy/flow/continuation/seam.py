@@ -23,6 +23,8 @@ class Seam:
     """Tokens that were told beyond it, and will be told again."""
     text: str
     """Before the seam, an echoed prompt left out."""
+    beyond: str
+    """Shown beyond it: it will come again."""
     identity: Members
     """Of the events: `meta_info`'s members that are the prompt's, or id, created and model."""
     prompt_tokens: int | None
@@ -63,8 +65,9 @@ def seam_of(asked: Asked, account: Account, generated: int, text: str, prompt_to
                 lists[name] = encode(told[:generated])[1:-1]
     return Seam(
         generated=generated,
-        again=account.told - account.seam,
+        again=account.told - (generated if isinstance(account, GenerateAccount) else account.seam),
         text=text,
+        beyond=account.text[len(text) :] if isinstance(account, GenerateAccount) else "",
         identity=identity,
         prompt_tokens=prompt_tokens,
         stops=asked.stops,

@@ -77,6 +77,7 @@ class GeneratedStitch:
         self._cumulative = seam.cumulative
         self._lists = seam.lists
         self._again = seam.again
+        self._beyond = seam.beyond
         self._first: Members | None = None  # held until the form of the stream is known
         self._new = ""
         self.ended = False
@@ -121,15 +122,18 @@ class GeneratedStitch:
         self._rewrite_meta(meta, total)
         if self._cumulative:
             self._new = new
-            event["text"] = raw(seam.text + new)
+            known = seam.beyond.startswith(new) and not _ends(meta)
+            event["text"] = raw(seam.text + (seam.beyond if known else new))
             if "output_ids" in event:
                 event["output_ids"] = _joined(seam.ids, event["output_ids"])
             for name, before in self._lists.items():
                 meta[name] = _joined(before, meta.get(name))
             # Nothing is told of tokens told before, unless it turns out otherwise this time.
-            silent = total <= seam.generated + seam.again and not new
+            silent = total <= seam.generated + seam.again and known
         else:
             self._new += new
+            new = self._unheard(new)
+            event["text"] = raw(new)
             ids = as_array(event.get("output_ids"))
             again = min(self._again, len(ids) or self._again)
             self._again -= again
@@ -141,6 +145,17 @@ class GeneratedStitch:
         if silent and not _ends(meta):
             return []
         return [encode({**event, "meta_info": raw(meta)})]
+
+    def _unheard(self, new: str) -> str:
+        """What of a disjoint event's text the client has not been shown before."""
+        beyond = self._beyond
+        if not beyond:
+            return new
+        if beyond.startswith(self._new):
+            self._beyond = "" if self._new == beyond else beyond
+            return ""
+        self._beyond = ""
+        return self._new.removeprefix(beyond)
 
     def _cut(self, event: Members, meta: Members, ids: list[msgspec.Raw], again: int, tokens: int) -> None:
         if again and ids:

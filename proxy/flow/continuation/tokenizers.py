@@ -1,4 +1,4 @@
-"""Token ids of a text, asked of a worker: SGLang's /tokenize, which 0.5.2 does not have."""
+"""Token ids of a text, and the reverse, asked of a worker: 0.5.2 has neither route."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ class _Tokens(msgspec.Struct):
     tokens: list[int]
 
 
+class _Texts(msgspec.Struct):
+    text: list[str]
+
+
 _decode = msgspec.json.Decoder(_Tokens).decode
+_decode_texts = msgspec.json.Decoder(_Texts).decode
 
 
 class Tokenizers:
@@ -37,14 +42,31 @@ class Tokenizers:
             avoid: a worker that has just failed, by its id: the last to be asked.
             question: the body of /tokenize.
         """
+        answer = await self._ask(group, avoid, "/tokenize", question)
+        try:
+            return None if answer is None else _decode(answer).tokens
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+    async def text(self, group: Group, avoid: str, text: str) -> list[int] | None:
+        """Ids of a text that stands in the middle of a sequence."""
+        return await self.prompt(group, avoid, {"prompt": text, "add_special_tokens": False})
+
+    async def texts(self, group: Group, avoid: str, lists: list[list[int]]) -> list[str] | None:
+        """The text of each list of ids."""
+        answer = await self._ask(group, avoid, "/detokenize", {"tokens": lists})
+        try:
+            return None if answer is None else _decode_texts(answer).text
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+    async def _ask(self, group: Group, avoid: str, path: str, question: Mapping[str, object]) -> bytes | None:
         for member in self._candidates(group, avoid):
             version = member.worker.engine_version
             if version in self._without:
                 continue
             try:
-                answer = await self._inquiries.ask(
-                    member.worker, "POST", "/tokenize", _ANSWER_S, body=question
-                )
+                answer = await self._inquiries.ask(member.worker, "POST", path, _ANSWER_S, body=question)
             except UpstreamFailure:
                 continue
             if answer.status in (404, 405):
@@ -52,15 +74,8 @@ class Tokenizers:
                 if version is not None:
                     self._without.add(version)
                 continue
-            try:
-                return _decode(answer.body).tokens if answer.ok else None
-            except (msgspec.DecodeError, RecursionError):
-                return None
+            return answer.body if answer.ok else None
         return None
-
-    async def text(self, group: Group, avoid: str, text: str) -> list[int] | None:
-        """Ids of a text that stands in the middle of a sequence."""
-        return await self.prompt(group, avoid, {"prompt": text, "add_special_tokens": False})
 
     def _candidates(self, group: Group, avoid: str) -> Iterator[Member]:
         members = [one for one in group.members.values() if one.probe_ok is not False]
