@@ -101,12 +101,47 @@ class GenerateAccount:
                 meta = _decode_first_generated(found[0]).meta_info
                 self.identity = {"id": msgspec.Raw(bytes(meta.id))}
                 self.prompt_tokens = meta.prompt_tokens
-            for event, data in zip(_decode_generated(_array(found)), found, strict=True):
-                self._tell(event, shown)
-                self.last = data
+            told = _decode_generated(_array(found))
+            if self.cumulative is False and self._is_plain(told):
+                self._tell_all(told, shown)
+                self.last = found[-1]
+            else:
+                for event, data in zip(told, found, strict=True):
+                    self._tell(event, shown)
+                    self.last = data
         except _UNREADABLE:
             self.obstacle = "an event of unknown shape"
         self.text += "".join(shown)
+
+    def _is_plain(self, events: list[_Generated]) -> bool:
+        """Whether these are new tokens with their ids, and nothing else."""
+        if not events or self.ids is None:
+            return False
+        # A batch names its items in every event, and a finish reason stands in the last one only.
+        first, last = events[0], events[-1]
+        return first.index is None and last.meta_info.finish_reason is None and self._counts_on(events)
+
+    def _counts_on(self, events: list[_Generated]) -> bool:
+        """Whether every token told is an id told."""
+        news = sum([len(event.output_ids or ()) for event in events])
+        return self.told + news == events[-1].meta_info.completion_tokens
+
+    def _tell_all(self, events: list[_Generated], shown: list[str]) -> None:
+        """As `_tell` for each, in a third of the time."""
+        assert self.ids is not None
+        for event in events:
+            self.ids.extend(event.output_ids or ())
+        texts = [event.text for event in events]
+        shown += texts
+        self._length += len("".join(texts))
+        at = len(texts) - 1
+        while at >= 0 and not texts[at]:
+            at -= 1
+        if at >= 0:
+            before = self.told if at == 0 else events[at - 1].meta_info.completion_tokens
+            self.before = (before or 0, self._length - len(texts[at]))
+            self.seam = events[at].meta_info.completion_tokens or 0
+        self.told = events[-1].meta_info.completion_tokens or 0
 
     def _tell(self, event: _Generated, shown: list[str]) -> None:
         meta, text, ids = event.meta_info, event.text, event.output_ids
