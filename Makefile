@@ -18,7 +18,7 @@ ARGS =
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the environment in .venv from requirements.lock
 
@@ -39,10 +39,16 @@ test: $(READY) ## run all the tests but the long ones
 test-e2e: $(READY) ## run the long tests: real clients at 512 at once, minutes without etcd, chaos
 	@exec $(BIN)/python -m pytest -m long $(ARGS)
 
+test-sglang: $(READY) ## run the tests against a real SGLang pair on a CPU, installing it first (2.6 GB)
+	@tests/real/run.sh $(BIN)/python $(ARGS)
+
+chaos: $(READY) ## random faults, again with CHAOS_SEED=n; CHAOS_SEEDS= how many, CHAOS_SECONDS= how long each
+	@exec $(BIN)/python -m pytest -m long tests/chaos -s $(ARGS)
+
 check: $(READY) ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local
+	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local -p deploy.slurm.benchmark
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## format the code, and mend what the linter can mend
@@ -52,6 +58,9 @@ format: $(READY) ## format the code, and mend what the linter can mend
 bench: $(READY) ## measure the proxy beside sglang-router, on the same stub engines
 	@exec $(BIN)/python -m bench $(ARGS)
 
+bench-failures: $(READY) ## 1,024 streams while 5 % of the transfers fail, beside sglang-router and mini_lb
+	@exec $(BIN)/python -m bench.failures $(ARGS)
+
 lock: ## write requirements.lock anew from pyproject.toml, keeping its pins (ARGS=--upgrade to move them)
 	@deploy/local/lock.sh $(ARGS)
 
@@ -59,4 +68,4 @@ clean: ## remove the environment, caches and build results
 	rm -rf "$(VENV)" build dist bench/build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find proxy workers bench deploy tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: ask-again help setup run test test-e2e check format bench lock clean
+.PHONY: ask-again help setup run test test-e2e test-sglang chaos check format bench bench-failures lock clean

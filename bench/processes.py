@@ -26,6 +26,7 @@ PROBE = b'{"text": "ready?", "sampling_params": {"max_new_tokens": 1}}'
 COMMANDS: dict[str, list[str]] = {
     "ours": [str(Path(sys.executable).with_name("pd-proxy"))],
     "theirs": [str(PEER_PYTHON), "-m", "sglang_router.launch_router"],
+    "mini_lb": [str(PEER_PYTHON), "-m", "sglang_router.launch_router", "--mini-lb"],
 }
 """How each proxy is started; the same flags follow."""
 
@@ -35,12 +36,26 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Backends:
+    """Where the engines behind a proxy listen, all on loopback."""
+
+    prefills: tuple[tuple[int, int], ...]
+    """Each the port of its HTTP server and that of its bootstrap server."""
+    decodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stub:
     """The two stub engines, one process."""
 
     process: subprocess.Popen[str]
     prefill_port: int
     decode_port: int
+
+    @property
+    def backends(self) -> Backends:
+        """As a proxy is told of them."""
+        return Backends(((self.prefill_port, 8998),), (self.decode_port,))
 
     def release(self) -> None:
         """Let resting streams go on."""
@@ -71,12 +86,15 @@ def stub(scenario: Scenario) -> Iterator[Stub]:
 
 
 @contextmanager
-def proxy(name: str, engines: Stub, core: int) -> Iterator[Proxy]:
-    """The proxy `name`, pinned to `core`, in front of the stub engines, ready."""
+def proxy(name: str, engines: Backends, core: int | None = None) -> Iterator[Proxy]:
+    """The proxy `name`, pinned to `core` if one is given, in front of the engines, ready."""
     port, metrics_port = _free_ports(2)
-    command = ["taskset", "-c", str(core), *COMMANDS[name], "--pd-disaggregation"]
-    command += ["--prefill", f"http://127.0.0.1:{engines.prefill_port}", "8998"]
-    command += ["--decode", f"http://127.0.0.1:{engines.decode_port}", "--policy", "round_robin"]
+    command = ["taskset", "-c", str(core)] if core is not None else []
+    command += [*COMMANDS[name], "--pd-disaggregation", "--policy", "round_robin"]
+    for prefill, bootstrap in engines.prefills:
+        command += ["--prefill", f"http://127.0.0.1:{prefill}", str(bootstrap)]
+    for decode in engines.decodes:
+        command += ["--decode", f"http://127.0.0.1:{decode}"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics_port)]
     command += ["--log-level", "error"]
     with tempfile.TemporaryFile("w+") as log:

@@ -97,7 +97,7 @@ def _one(load: Load, name: str, cores: Cores) -> tuple[dict[str, Any], Sample]:
     """One run on the proxy `name`, warm, or on the decode stub itself."""
     if name == DIRECT:
         return _run(load, load.engines.decode_port, pid=None)
-    with proxy(name, load.engines, cores.proxy) as subject:
+    with proxy(name, load.engines.backends, cores.proxy) as subject:
         print(f"bench: {name} is pid {subject.pid}, port {subject.port}", file=sys.stderr)
         if not load.scenario.is_stream:  # the ramp warms a stream's proxy
             _run(
