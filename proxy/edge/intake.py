@@ -11,6 +11,7 @@ from proxy.errors import BadRequest
 from proxy.flow.request import Intake, Request, Route
 
 _ABSENT = msgspec.Raw()
+_LESS_THAN_A_CHARACTER = tuple(msgspec.Raw(b"%d" % tokens) for tokens in range(4))
 _NULL, _ZERO, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"0"), msgspec.Raw(b"false")
 _AT = re.compile(r" - at `\$\.?([A-Za-z_]+)?")
 
@@ -178,7 +179,7 @@ def _read_completions(body: bytes) -> Intake:
         rid=parsed.rid,
         n=1 if parsed.n is None else parsed.n,
         wants_input_logprobs=parsed.echo is True and logprobs,
-        zero_tokens=parsed.max_tokens == _ZERO,
+        zero_tokens=parsed.max_tokens in _LESS_THAN_A_CHARACTER,
         include_usage=parsed.stream_options is not None and parsed.stream_options.include_usage is True,
         sampling_params=None,
     )
@@ -196,7 +197,8 @@ def _read_chat(body: bytes) -> Intake:
         rid=parsed.rid,
         n=1 if parsed.n is None else parsed.n,
         wants_input_logprobs=False,
-        zero_tokens=_ZERO in (parsed.max_tokens, parsed.max_completion_tokens),
+        zero_tokens=parsed.max_tokens in _LESS_THAN_A_CHARACTER
+        or parsed.max_completion_tokens in _LESS_THAN_A_CHARACTER,
         include_usage=parsed.stream_options is not None and parsed.stream_options.include_usage is True,
         sampling_params=None,
     )

@@ -32,7 +32,10 @@ class Intake(msgspec.Struct, frozen=True):
     wants_input_logprobs: bool
     """Whether the answer has parts that only prefill knows."""
     zero_tokens: bool
-    """Whether no token at all is asked for."""
+    """Whether so few tokens are asked for, if any, that there may be nothing to show.
+
+    /generate counts its tokens, so there it is none at all; OpenAI's streams do not, and SGLang
+    shows no part of a character, which may take four tokens."""
     include_usage: bool
     """Whether an OpenAI stream is to end with a usage chunk."""
     sampling_params: bytes | None

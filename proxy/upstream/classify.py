@@ -116,7 +116,7 @@ class Judge:
         Args:
             generate: whether the route is /generate; else it is one of OpenAI's.
             role: whose answers these are.
-            zero_ok: whether an answer without a token is what was asked for.
+            zero_ok: whether an answer with nothing to show may be what was asked for.
         """
         self._generate = generate
         self._role = role
@@ -200,9 +200,11 @@ class Judge:
             if choice.finish_reason == "abort":
                 return Failure(Outcome.ABORTED_BY_ENGINE, "the engine aborted the request", 502, self._role)
             delta = choice.delta
-            if choice.finish_reason or choice.text:
+            if choice.text or (delta and (delta.content or delta.reasoning_content or delta.tool_calls)):
                 return True
-            if delta is not None and (delta.content or delta.reasoning_content or delta.tool_calls):
+            if choice.finish_reason == "length" and not self._zero_ok and (delta or choice.text is not None):
+                return self._no_token()
+            if choice.finish_reason:
                 return True
         # A completions event has no role to announce: an empty text there is a token all the same.
         return parsed.choices[0].delta is None

@@ -29,7 +29,7 @@ class Order(msgspec.Struct, frozen=True):
     """Whether the route is /generate."""
     stream: bool
     zero_ok: bool
-    """Whether an answer without a token is what was asked for."""
+    """Whether an answer with nothing to show may be what was asked for."""
     raw: bool
     """Whether decode's events may be relayed in its own chunks."""
     keep_prefill: bool

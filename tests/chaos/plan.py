@@ -75,8 +75,8 @@ def _strike(dice: random.Random, at_s: float, kind: str, prefills: int, decodes:
         fields["after_bytes"] = dice.choice((0, 100, 1000, 3000))
     if kind in ("abort", "status", "role_then_abort", "error_event"):
         fields["status"] = dice.choice((500, 503))
-    if kind == "length_zero" or (kind == "abort" and version == "0.5.2"):
-        # A stream of OpenAI's routes does not tell these from an empty answer, and from a bad request.
+    if kind == "abort" and version == "0.5.2":
+        # A stream of OpenAI's routes does not tell it from a bad request.
         fields["routes"] = ["/generate"]
     if kind == "kv_transfer":
         # 0.5.2 never forgives a dead session: a few of these, and no pair would be left that works.
