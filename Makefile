@@ -48,7 +48,7 @@ chaos: $(READY) ## random faults, again with CHAOS_SEED=n; CHAOS_SEEDS= how many
 check: $(READY) ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local -p deploy.slurm.benchmark
+	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local -p deploy.slurm.benchmark -p deploy.grafana
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## format the code, and mend what the linter can mend
