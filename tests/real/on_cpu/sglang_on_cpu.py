@@ -10,10 +10,10 @@ import os
 import sys
 
 import sgl_kernel_stand_in
-import torch
+from torch import library
 
 # torchvision's wheel is a CUDA build whose C part does not load here; its Python part wants these two.
-_torchvision = torch.library.Library("torchvision", "DEF")
+_torchvision = library.Library("torchvision", "DEF")
 _torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 _torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
