@@ -185,6 +185,9 @@ def _read_headers(headers: list[tuple[bytes, bytes]], rules: HeadRules) -> _Head
         read.passed_on = [
             line for line in read.passed_on if line.partition(b":")[0].lower() not in named_by_connection
         ]
+    if not any(name.lower() == b"content-type" for name, _ in headers):
+        # SGLang refuses a body of no type, and takes no other than JSON.
+        read.passed_on.append(b"Content-Type: application/json\r\n")
     if rules.worker_authorization is not None:
         read.passed_on.append(b"Authorization: %b\r\n" % rules.worker_authorization)
     for name in rules.request_id_headers:

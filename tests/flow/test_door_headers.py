@@ -50,6 +50,16 @@ async def test_hop_by_hop_headers_stay_and_all_others_go_on_to_both() -> None:
             assert b"host: 127.0.0.1:%d" % worker.worker.port in lines
 
 
+@pytest.mark.parametrize("said", [None, b"application/json; charset=utf-8", b"text/plain"])
+async def test_a_body_of_no_type_goes_on_as_json_and_any_other_as_it_is(said: bytes | None) -> None:
+    async with start_stage() as stage:
+        lines = () if said is None else (b"Content-Type: " + said,)
+        assert (await ask(stage.proxy, post(b'{"text":"a"}', *lines))).status == 200
+        for worker in (stage.prefill, stage.decode):
+            types = [one for one in lines_of(worker.visits[0].head) if one.startswith(b"content-type")]
+            assert types == [b"content-type: " + (said or b"application/json")]
+
+
 async def test_the_engine_sees_what_the_client_sent() -> None:
     async with start_fleet() as fleet:
         async with fleet.http.post(
