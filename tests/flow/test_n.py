@@ -22,6 +22,7 @@ from tests.flow.talk import (
     texts,
 )
 from tests.support.engines import BOTH_GENERATIONS
+from tests.support.proxies import eventually
 
 generations = pytest.mark.parametrize("version", BOTH_GENERATIONS)
 streamed_or_not = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -157,6 +158,7 @@ async def test_a_branch_that_breaks_off_ends_the_stream_with_an_error(route: str
         await fleet.decodes[0].fault("truncate", after_events=3, count=1)
         got = await ask(fleet.http, route, asks_for(route, 3, stream=True))
         assert got.events[-1]["error"]["code"] == "truncated_midstream"
+        await eventually(lambda: fleet.proxy.lines)
         assert fleet.proxy.lines[0]["outcome"] == "truncated_midstream"
 
 
