@@ -9,19 +9,12 @@ import msgspec
 
 from proxy.edge.patience import PATIENCE_HEADERS, read_patience
 from proxy.errors import BadRequest, HeadTooLarge
+from proxy.upstream.framing import HOP_BY_HOP
 from proxy.upstream.patience import Patience
 
 _NOT_PASSED_ON = frozenset(
     [
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
+        *HOP_BY_HOP,
         b"host",
         b"content-length",
         b"expect",

@@ -6,7 +6,7 @@ import msgspec
 
 from proxy.errors import UpstreamFailure
 
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     [
         b"connection",
         b"keep-alive",
@@ -71,7 +71,7 @@ def parse_head(head: bytes) -> ResponseHead:
                 chunked = value.strip().lower().endswith(b"chunked")
             elif name == b"connection":
                 keep_alive = b"close" not in value.lower()
-            elif name not in _HOP_BY_HOP and name != b"x-request-id":
+            elif name not in HOP_BY_HOP and name != b"x-request-id":
                 event_stream |= name == b"content-type" and b"text/event-stream" in value.lower()
                 passed_on.append(line + b"\r\n")
     except ValueError:

@@ -32,7 +32,6 @@ _FIRST_WORD_ID = 256
 _WORD_IDS = {f" {word}": _FIRST_WORD_ID + index for index, word in enumerate(_WORDS)}
 _PIECES = [bytes([byte]) for byte in range(256)] + [f" {word}".encode() for word in _WORDS]
 EOS_ID = len(_PIECES)
-VOCABULARY_SIZE = EOS_ID + 1
 # A word stands alone only if no letter follows: " there" is not " the" + "re".
 _WORD = re.compile(r" [^\W\d_]+")
 _MARKS = b",.!\n"

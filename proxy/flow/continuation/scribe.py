@@ -75,10 +75,11 @@ class Scribe:
         at = data.rfind(b'"finish_reason":null')
         if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
             return
-        self._heard.append(data)
-        self._unfolded += len(data)
-        if self._unfolded > FOLD_BYTES:
-            self._fold()
+        if self._account is not None:
+            self._heard.append(data)
+            self._unfolded += len(data)
+            if self._unfolded > FOLD_BYTES:
+                self._fold(self._account)
         self._sink.raw(data)
 
     def payload(self, data: bytes) -> None:
@@ -86,10 +87,11 @@ class Scribe:
         at = data.rfind(b'"finish_reason":null')
         if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
             return
-        self._heard.append(data)
-        self._unfolded += len(data)
-        if self._unfolded > FOLD_BYTES:
-            self._fold()
+        if self._account is not None:
+            self._heard.append(data)
+            self._unfolded += len(data)
+            if self._unfolded > FOLD_BYTES:
+                self._fold(self._account)
         self._sink.payload(data)
 
     def _good(self, events: bytes) -> bool:
@@ -122,12 +124,8 @@ class Scribe:
             self._unfolded = 0
         return account
 
-    def _fold(self) -> None:
-        account, heard = self._account, self._heard
-        if account is None:
-            heard.clear()
-            self._unfolded = 0
-            return
+    def _fold(self, account: Account) -> None:
+        heard = self._heard
         if isinstance(account, GenerateAccount) and account.cumulative:
             del heard[:-_LAST_READS]
             self._unfolded = 0
