@@ -8,7 +8,7 @@ from typing import cast
 
 from proxy.errors import UpstreamFailure
 from proxy.upstream.carrying import Leg, Owner
-from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, parse_head, whole_chunks
+from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, is_plain, parse_head, whole_chunks
 from proxy.upstream.templates import Templates
 
 _LONGEST_HEAD = 65536
@@ -29,9 +29,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_owner",
         "_pending",
         "_pending_need",
+        "_relay",
         "idle_since",
         "leg",
         "paused",
+        "relayed",
         "served",
         "transport",
     )
@@ -46,6 +48,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._owner = owner
         self.paused = False
         """Whether we ourselves do not read."""
+        self._relay: Callable[[bytes], None] | None = None
+        self.relayed = 0
+        """Reads of the present answer that went past the leg, see `relay_to`."""
         self._pending: bytearray | None = None  # received, but not yet enough of it to act on
         self._pending_need = 0
         self._head: ResponseHead | None = None
@@ -63,14 +68,20 @@ class UpstreamConnection(asyncio.Protocol):
     def send(self, leg: Leg, parts: list[bytes | memoryview]) -> None:
         """Sends one request; its answer goes to `leg`."""
         self.leg = leg
+        self.relayed = 0
         if len(parts) == 1:
             self.transport.write(parts[0])
         else:
             self.transport.writelines(parts)
 
+    def relay_to(self, relay: Callable[[bytes], None]) -> None:
+        """From now on `relay` gets most of what `leg.on_raw` would: the path of every token."""
+        if self._body is UpstreamConnection._on_raw:
+            self._relay = relay
+
     def abort(self) -> None:
         """Closes at once; the leg hears nothing more. For SGLang this is the abort."""
-        self.leg = None
+        self.leg = self._relay = None
         self.transport.abort()
 
     def pause(self) -> None:
@@ -87,6 +98,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the worker."""
+        if self._relay is not None and self._pending is None and is_plain(data):
+            self.relayed += 1
+            self._relay(data)
+        else:
+            self._received(data)
+
+    def _received(self, data: bytes) -> None:
         leg = self.leg
         if leg is None:
             self.transport.abort()
@@ -183,6 +201,7 @@ class UpstreamConnection(asyncio.Protocol):
         if plain:
             self._keep(data, need - good)
         else:
+            self._relay = None
             self._dechunker = Dechunker()
             self._body = UpstreamConnection._on_chunked
             self._on_chunked(data)
@@ -237,7 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self, reusable: bool) -> None:
         """The answer has ended: the connection is free for another, or closed."""
-        self.leg = None
+        self.leg = self._relay = None
         self.served += 1
         self.resume()
         if reusable:
@@ -246,7 +265,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _break(self, reason: str) -> None:
-        leg, self.leg = self.leg, None
+        leg, self.leg, self._relay = self.leg, None, None
         self.transport.abort()
         if leg is not None:
             leg.on_broken(reason, untouched=False, reused=False)
@@ -257,7 +276,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._owner.on_lost(self)
-        leg, self.leg = self.leg, None
+        leg, self.leg, self._relay = self.leg, None, None
         if leg is None:
             return
         untouched = self._head is None and self._pending is None

@@ -36,13 +36,13 @@ class DecodeLeg:
         "_judge",
         "_ledger",
         "_owner",
+        "_reads",
         "_sink",
         "connection",
         "head",
         "judged",
         "over",
         "raw",
-        "reads",
         "streaming",
     )
 
@@ -69,14 +69,13 @@ class DecodeLeg:
         """Whether the answer is an event stream, to be relayed as it comes."""
         self.judged = False
         self.over = False
-        self.reads = 0
-        """Grows with everything that comes."""
+        self._reads = 0
         self.connection: UpstreamConnection | None = None
 
     def on_head(self, head: ResponseHead) -> None:
         """Proves nothing yet: SGLang answers 200 before it knows."""
         self.head = head
-        self.reads += 1
+        self._reads += 1
         self.streaming = head.event_stream and head.status == 200
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
@@ -96,7 +95,7 @@ class DecodeLeg:
 
     def on_raw(self, data: bytes) -> None:
         """The path of every token."""
-        self.reads += 1
+        self._reads += 1
         if self._sink is not None:
             self._sink.raw(data)
         else:
@@ -104,7 +103,7 @@ class DecodeLeg:
 
     def on_events(self, payload: bytes) -> None:
         """The same without the worker's chunk framing."""
-        self.reads += 1
+        self._reads += 1
         if self._sink is not None:
             self._sink.payload(payload)
         else:
@@ -168,6 +167,11 @@ class DecodeLeg:
         held = self._held
         return held[0][1] if len(held) == 1 else b"".join([data for _, data in held])
 
+    @property
+    def reads(self) -> int:
+        """Grows with everything that comes."""
+        return self._reads + (self.connection.relayed if self.connection is not None else 0)
+
     def relay_to(self, sink: Sink) -> None:
         """Hands over what is held, and from now on all that comes. Only after a good verdict."""
         held = self._let_go()
@@ -177,6 +181,8 @@ class DecodeLeg:
             else:
                 sink.payload(data)
         self._sink = sink
+        if self.raw and self.connection is not None:
+            self.connection.relay_to(sink.raw)
 
     def _let_go(self) -> list[tuple[bool, bytes]]:
         self._ledger.give(self._held_bytes)

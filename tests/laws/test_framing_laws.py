@@ -20,7 +20,16 @@ from proxy.roster import Role, Worker
 from proxy.routing.ledger import Ledger
 from proxy.upstream.classify import Judge
 from proxy.upstream.connection import UpstreamConnection
-from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, parse_head, whole_chunks
+from proxy.upstream.framing import (
+    LONGEST_PLAIN,
+    Dechunker,
+    FramingError,
+    ResponseHead,
+    chunk,
+    is_plain,
+    parse_head,
+    whole_chunks,
+)
 from proxy.upstream.outcome import Failure
 from proxy.upstream.splice import splice_tail
 
@@ -190,6 +199,14 @@ def test_whole_chunks_are_whole(data: bytes) -> None:
     if good:
         assert Dechunker().feed(data[:good], []) == -1
         assert data[:good].endswith(b"\n\n\r\n")
+
+
+@given(st.binary(max_size=30), st.integers(0, LONGEST_PLAIN))
+def test_one_chunk_that_ends_an_event_is_plain_and_nothing_else_is(data: bytes, padding: int) -> None:
+    event = chunk(data + b"x" * padding + b"\n\n")
+    assert is_plain(event) is (len(event) <= LONGEST_PLAIN)
+    for other in (data, event[:-1], event + event, b"0" + event, chunk(data + b"x" * padding + b"\n.")):
+        assert not is_plain(other) or whole_chunks(other) == (len(other), 0, True)
 
 
 @given(payloads, cuts, st.booleans())

@@ -44,28 +44,29 @@ class Account(Protocol):
         ...
 
 
-class _Reason(msgspec.Struct):
+# gc=False: an event's parts form no cycles, and tracking them would cost as much as making them.
+class _Reason(msgspec.Struct, gc=False):
     """A finish reason: that there is one is enough."""
 
 
-class _Meta(msgspec.Struct):
+class _Meta(msgspec.Struct, gc=False):
     finish_reason: _Reason | None = None
     completion_tokens: int | None = None
 
 
-class _Generated(msgspec.Struct):
+class _Generated(msgspec.Struct, gc=False):
     meta_info: _Meta
     text: str = ""
     output_ids: list[int] | None = None
     index: int | None = None
 
 
-class _FirstMeta(msgspec.Struct):
+class _FirstMeta(msgspec.Struct, gc=False):
     id: msgspec.Raw
     prompt_tokens: int | None = None
 
 
-class _FirstGenerated(msgspec.Struct):
+class _FirstGenerated(msgspec.Struct, gc=False):
     meta_info: _FirstMeta
 
 
@@ -174,18 +175,18 @@ class GenerateAccount:
         return len(self.text) + len(self.last) + (8 * len(self.ids) if self.ids is not None else 0)
 
 
-class _Entries(msgspec.Struct):
+class _Entries(msgspec.Struct, gc=False):
     tokens: list[msgspec.Raw] = []
     content: list[msgspec.Raw] | None = None
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta | None = None
     text: str | None = None
@@ -195,17 +196,17 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int
     completion_tokens: int
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice]
     usage: _Usage | None = None
 
 
-class _FirstChunk(msgspec.Struct):
+class _FirstChunk(msgspec.Struct, gc=False):
     id: msgspec.Raw
     created: msgspec.Raw
     model: msgspec.Raw
