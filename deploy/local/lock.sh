@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Usage: lock.sh [--upgrade]
-# Writes requirements.lock from pyproject.toml: one file for every Python from 3.11 on, with hashes.
+# Writes two lock files from pyproject.toml, each for every Python from 3.11 on, with hashes:
+#   requirements.lock          everything that developing, testing and running need
+#   requirements-runtime.lock  what running needs, at the same versions: for images
 # Pins that still satisfy pyproject.toml stay; --upgrade moves them to the newest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -9,6 +11,12 @@ tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT
 python3 -m venv "$tool"
 "$tool/bin/python" -m pip install -qq --disable-pip-version-check uv
-"$tool/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-header --no-annotate --group dev "$@" pyproject.toml --output-file requirements.lock
-echo "requirements.lock is written; 'make setup' installs it."
+
+lock() {
+    "$tool/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-annotate "$@" pyproject.toml
+}
+
+lock --group dev "$@" --output-file requirements.lock
+lock --constraint requirements.lock --output-file requirements-runtime.lock
+echo "requirements.lock and requirements-runtime.lock are written; 'make setup' installs the first."
