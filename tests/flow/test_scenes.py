@@ -69,7 +69,7 @@ async def test_after_six_idle_seconds_a_burst_meets_no_stale_connection() -> Non
 @generations
 async def test_of_one_black_holed_edge_only_that_edge_is_avoided(version: str) -> None:
     settings: dict[str, Any] = {
-        "upstream": {"first_token_s": 2},
+        "upstream": {"first_token_s": 4},
         "retries": QUICK,
         "routing": {"policy": "random", "slow_start_s": 0},
         "breaker": {"edge_open_s": 60, "edge_open_max_s": 60},
