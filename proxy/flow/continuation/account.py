@@ -9,7 +9,9 @@ from typing import Protocol
 import msgspec
 
 _OBJECTS = re.compile(rb"^data: ?(\{.*)", re.MULTILINE)
-_UNREADABLE = (msgspec.DecodeError, RecursionError)
+# OverflowError: a number that is no token's id.
+_UNREADABLE = (msgspec.DecodeError, RecursionError, OverflowError)
+_ID = "i"  # why: 32 bits hold the ids of any vocabulary, and many streams remember thousands of them
 
 
 class Account(Protocol):
@@ -34,6 +36,8 @@ class Account(Protocol):
     """What all events of one answer have in common: id, created, model."""
     last: bytes
     """The data of the last event that told something of the answer."""
+    before: tuple[int, int]
+    """Tokens and characters told before the event that showed the last text."""
 
     def read(self, events: bytes) -> None:
         """Takes in whole events, the workers' chunk framing around them or not."""
@@ -79,7 +83,7 @@ class GenerateAccount:
 
     def __init__(self) -> None:
         self.text = ""
-        self.ids: array[int] | None = array("q")
+        self.ids: array[int] | None = array(_ID)
         self.seam = self.told = 0
         self.counted = True
         self.finished = False
@@ -90,7 +94,6 @@ class GenerateAccount:
         self.cumulative: bool | None = None
         """Known from the second event on."""
         self.before = (0, 0)
-        """Tokens and characters told before the event that showed the last text."""
         self._length = 0
 
     def read(self, events: bytes) -> None:
@@ -156,7 +159,7 @@ class GenerateAccount:
                 self.ids.extend(ids)
         else:
             grown, self.text = text != self.text, text
-            self.ids = None if ids is None else array("q", ids)
+            self.ids = None if ids is None else array(_ID, ids)
         if ids is None or (self.ids is not None and len(self.ids) != told):
             self.ids = None
         if grown:
@@ -172,7 +175,7 @@ class GenerateAccount:
     @property
     def size_bytes(self) -> int:
         """About what it holds."""
-        return len(self.text) + len(self.last) + (8 * len(self.ids) if self.ids is not None else 0)
+        return len(self.text) + len(self.last) + (4 * len(self.ids) if self.ids is not None else 0)
 
 
 class _Entries(msgspec.Struct, gc=False):
@@ -233,6 +236,8 @@ class OpenAIAccount:
         self.last = b""
         self.usage_told = False
         """Whether the chunk that tells the usage of the whole was there."""
+        self.before = (0, 0)
+        self._length = 0
 
     def read(self, events: bytes) -> None:
         """Takes in events."""
@@ -256,7 +261,7 @@ class OpenAIAccount:
         self.text += "".join(shown)
 
     def _tell(self, choice: _Choice, usage: _Usage | None, shown: list[str]) -> None:
-        delta = choice.delta
+        delta, told = choice.delta, self.told
         if delta is None:
             text = choice.text
         else:
@@ -272,7 +277,7 @@ class OpenAIAccount:
             self.told += 1
             self.counted = False
         if choice.token_ids is not None and (self.ids is not None or not self.seam):
-            self.ids = self.ids or array("q")
+            self.ids = self.ids or array(_ID)
             self.ids.extend(choice.token_ids)
             self.prompt_ids = self.prompt_ids or choice.prompt_token_ids
         elif text:
@@ -280,6 +285,8 @@ class OpenAIAccount:
         if text:
             shown.append(text)
             self.seam = self.told
+            self.before = (told, self._length)
+            self._length += len(text)
         if choice.finish_reason is not None:
             self.finished = True
         if choice.index:
@@ -297,7 +304,7 @@ class OpenAIAccount:
     @property
     def size_bytes(self) -> int:
         """About what it holds."""
-        return len(self.text) + len(self.last) + (8 * len(self.ids) if self.ids is not None else 0)
+        return len(self.text) + len(self.last) + (4 * len(self.ids) if self.ids is not None else 0)
 
 
 def _events(read: bytes) -> list[bytes]:

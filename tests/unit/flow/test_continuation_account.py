@@ -72,7 +72,12 @@ def test_a_finish_reason_is_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("event", "obstacle"),
-    [(generated("a", [1], 1, index=0), "a batch"), (b"data: {}\n\n", "an event of unknown shape")],
+    [
+        (generated("a", [1], 1, index=0), "a batch"),
+        (b"data: {}\n\n", "an event of unknown shape"),
+        (generated("a", [1 << 40], 1), "an event of unknown shape"),
+        (generated("a", [1 << 80], 1), "an event of unknown shape"),
+    ],
 )
 def test_generate_tells_what_stands_in_the_way(event: bytes, obstacle: str) -> None:
     account = GenerateAccount()

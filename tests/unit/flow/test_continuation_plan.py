@@ -23,7 +23,7 @@ def asked_for(body: Any, *, generate: bool = True, overrides: bytes = b"") -> As
 
 def said(text: str, ids: list[int] | None = None) -> GenerateAccount:
     account = GenerateAccount()
-    account.text, account.ids = text, None if ids is None else array("q", ids)
+    account.text, account.ids = text, None if ids is None else array("i", ids)
     account.seam = account.told = len(ids or [])
     return account
 
