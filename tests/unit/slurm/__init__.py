@@ -1,0 +1,1 @@
+"""Tests of the Slurm job's decisions; tests/slurm runs the job itself on a real Slurm."""
