@@ -11,6 +11,7 @@ from proxy.flow.admission import AdmissionRules
 from proxy.flow.budget import BudgetRules
 from proxy.flow.carriage import CarriageRules
 from proxy.flow.continuation.telling import Mode
+from proxy.flow.continuation.tokenizer_file import named
 from proxy.flow.deaths import DeathRules
 from proxy.flow.retrier import RetrierRules
 from proxy.flow.retry import RetryRules
@@ -125,6 +126,7 @@ def carriage(settings: Settings) -> CarriageRules:
         ),
         logprobs_wait_s=upstream.logprobs_wait_s,
         continuation=Mode(retries.continuation),
+        tokenizers=tuple(named(value) for value in retries.tokenizer),
     )
 
 

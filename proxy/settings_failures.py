@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import AfterValidator, ValidationInfo, field_validator
 
+from proxy.flow.continuation.tokenizer_file import named
 from proxy.settings_section import Section
 from proxy.settings_values import (
     Count,
+    Kind,
     Listed,
     LowerCase,
     Rate,
@@ -21,6 +23,13 @@ from proxy.settings_values import (
 )
 from proxy.upstream.outcome import Outcome
 
+
+def _tokenizer(value: str) -> str:
+    named(value)
+    return value
+
+
+TokenizerFile = Annotated[str, AfterValidator(_tokenizer), Kind("[MODEL=]PATH", "[MODEL=]PATH")]
 Continuation = Annotated[Literal["off", "exact", "on"], LowerCase]
 
 
@@ -51,6 +60,8 @@ class Retries(Section):
     """When a streamed answer's head is sent, token or not, and attempts go on; unset: with the first."""
     continuation: Continuation = "on"
     """Which broken streams go on from another pair: all that can, or those whose tokens are all known."""
+    tokenizer: Listed[TokenizerFile] = ()
+    """Tokenizers (tokenizer.json, or its folder) for engines without /tokenize, of one model or of all."""
 
     @field_validator("never")
     @classmethod

@@ -12,6 +12,7 @@ from proxy.errors import PdError
 from proxy.flow.admission import Admission
 from proxy.flow.avoid import Avoid
 from proxy.flow.continuation.telling import Mode, Narrator, Telling
+from proxy.flow.continuation.tokenizer_file import Named, TokenizerFiles
 from proxy.flow.continuation.tokenizers import Tokenizers
 from proxy.flow.errand import Errand
 from proxy.flow.farewell import as_failure
@@ -60,6 +61,8 @@ class CarriageRules:
     """How long the first event waits for what only prefill knows."""
     continuation: Mode = Mode.ON
     """Which broken streams are continued."""
+    tokenizers: tuple[Named, ...] = ()
+    """For models whose workers tell no token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,8 @@ class Carriage:
             means.carriers, means.sweeper, means.ledger, rules.exchange, means.loop, self._prefill_over
         )
         self.retrier = Retrier(rules.retrier, means.rng, means.carriers.open_to, means.metrics)
-        self._narrator = Narrator(
-            rules.continuation, Tokenizers(means.inquiries), means.ledger, means.metrics.continued
-        )
+        tokenizers = Tokenizers(means.inquiries, TokenizerFiles(rules.tokenizers))
+        self._narrator = Narrator(rules.continuation, tokenizers, means.ledger, means.metrics.continued)
         self.live: dict[str, Exchange] = {}
         """Attempts by their rid."""
         self.waits = Waits(means.clock, means.loop)

@@ -94,8 +94,6 @@ class Health:
         if failed:
             self.calm = False
             self._failed_at = now
-        elif self.calm:
-            return
         if now >= self._sweep_at:
             self._sweep(now)
         case = self._cases.get(placement.edge)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from proxy.roster import Role
@@ -29,6 +31,9 @@ _KV_TRANSFER = (
 )
 _QUEUE_FULL = b"The request queue is full"
 _DUPLICATE_RID = b"Duplicate request ID"
+# 0.5.2 calls every failure of a streamed completion a 400, but its message begins with the true status
+# (the text of a Starlette HTTPException). What is the client's own begins with no number.
+_TRUE_STATUS = re.compile(r"(5\d\d): ")
 _OURS_TO_RETRY = frozenset([401, 403, 408, 429])
 _LONGEST_MESSAGE = 2000
 
@@ -211,8 +216,11 @@ class Judge:
 
     def _error_event(self, event: bytes, error: bytes) -> Failure:
         try:
+            told = _decode_error(error)
             # 0.5.2 tells a client's own error in a stream of /generate by its message alone.
-            status = int(_decode_error(error).code or 400)
+            status = int(told.code or 400)
+            true = _TRUE_STATUS.match(told.message) if status == 400 else None
+            status = int(true[1]) if true else status
         except (*_UNREADABLE, ValueError):
             status = 500
         return judge_error(status, event, self._role)

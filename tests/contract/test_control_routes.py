@@ -364,6 +364,44 @@ async def test_metrics_and_the_scrape_targets_are_served(house: House) -> None:
     assert _get(groups, 1, "labels", "role") == "prefill"
 
 
+async def test_prometheus_is_told_of_the_engine_and_of_pd_worker_beside_it(house: House) -> None:
+    told = {
+        "plain": "http://10.0.0.1:30090",
+        "six": "http://[fd00::1]:4711",
+        "secret": "https://10.0.0.3:30090/",
+        "none": None,
+        "no-url": "10.0.0.4:30090",
+        "no-port": "http://10.0.0.5",
+        "odd": "http://[fd00::1",
+        "its-own-loopback": "http://127.0.0.1:30090",
+    }
+    workers = [
+        Worker(name, "http://10.0.0.9:30000", Role.DECODE, model="Q/3", node="n1", control_url=url)
+        for name, url in told.items()
+    ]
+    house.pool.apply([Change(one.worker_id, one) for one in workers])
+    await house.open()
+    _, groups, _ = await house.ask("GET", "/sd/prometheus")
+    engines, wrappers = (
+        {one["labels"]["worker_id"]: one for one in groups if one["labels"]["job"] == job}  # type: ignore[attr-defined]
+        for job in ("sglang", "pd-worker")
+    )
+    assert set(engines) == set(told)
+    assert {name: one["targets"] for name, one in wrappers.items()} == {
+        "plain": ["10.0.0.1:30090"],
+        "six": ["[fd00::1]:4711"],
+        "secret": ["10.0.0.3:30090"],
+    }
+    assert wrappers["secret"]["labels"].pop("__scheme__") == "https"
+    assert wrappers["secret"]["labels"] == {
+        "job": "pd-worker",
+        "worker_id": "secret",
+        "role": "decode",
+        "model": "Q/3",
+        "node": "n1",
+    }
+
+
 async def test_reading_needs_the_api_key_but_health_and_metrics_do_not(house: House) -> None:
     await house.open(api_key="k1")
     for path in ("/health", "/liveness", "/metrics"):

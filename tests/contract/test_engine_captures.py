@@ -6,32 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.contract.engine_client import CAPTURES, Answer, ask, ask_pair, capture, chat, generate
+from tests.contract.engine_client import CAPTURES, ask, ask_pair, capture, chat, generate
+from tests.contract.shapes import keys, loose, same_head
 from tests.support.engines import start_engine
 
 LONG = "a" * 4500
-
-
-def keys(value: Any) -> Any:
-    """The shape of a JSON value: keys in order, types of leaves."""
-    if isinstance(value, dict):
-        return [(key, keys(one)) for key, one in value.items()]
-    if isinstance(value, list):
-        return [keys(one) for one in value[:1]]
-    return (
-        "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
-    )
-
-
-def loose(value: Any) -> Any:
-    """Shape without what depends on a cache hit."""
-    meta = value.get("meta_info", {})
-    return keys({**value, "output_ids": [], "meta_info": {**meta, "cached_tokens_details": None}})
-
-
-def same_head(ours: Answer, real: Answer) -> None:
-    assert ours.status == real.status
-    assert ours.type == real.type
 
 
 @pytest.mark.parametrize(

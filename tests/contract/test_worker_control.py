@@ -44,6 +44,17 @@ async def test_the_plan_is_shown_without_secrets(sglang: tuple[Path, Path], tmp_
         assert "sesame" not in text
 
 
+async def test_others_are_told_the_address_at_which_the_port_is(
+    sglang: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with start_worker(*sglang, "decode", "--control-host", "127.0.0.2", log_dir=tmp_path) as worker:
+        told = await worker.ready()
+        assert (told["url"], told["control"].rpartition(":")[0]) == (worker.url, "http://127.0.0.2")
+        assert (await worker.control("/health"))[0] == 200
+    async with start_worker(*sglang, "decode", "--control-host", "0.0.0.0", log_dir=tmp_path) as worker:
+        assert (await worker.ready())["control"].startswith("http://127.0.0.1:")
+
+
 async def test_every_metric_is_documented_and_every_documented_one_is_there(
     sglang: tuple[Path, Path], tmp_path: Path
 ) -> None:

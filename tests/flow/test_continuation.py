@@ -275,6 +275,31 @@ async def test_an_event_of_several_tokens_may_hold_a_part_of_a_character(
                 assert counts == sorted(set(counts)), "no token is told twice"
 
 
+@forms
+@pytest.mark.parametrize("interval", [2, 3, 5])
+@pytest.mark.parametrize("echo", [False, True])
+async def test_a_completion_by_ids_never_splits_a_character(
+    disjoint: bool, interval: int, echo: bool
+) -> None:
+    config: Json = {
+        "split_characters": True,
+        "incremental_streaming_output": disjoint,
+        "stream_interval": interval,
+    }
+    prompt, _ = splitting(COMPLETIONS)
+    body = body_for(COMPLETIONS, prompt, tokens=24, stream=True, logprobs=1, return_token_ids=True, echo=echo)
+    async with start_fleet(1, 1, **config) as fleet:
+        wanted = unbroken(await ask(fleet.http, COMPLETIONS, body))
+        for after in range(1, len(wanted)):
+            await break_next(fleet, after_events=after)
+            got = unbroken(await ask(fleet.http, COMPLETIONS, body))
+            assert fleet.proxy.lines[-1]["continued"] == ["exact"]
+            assert _said(COMPLETIONS, got) == _said(COMPLETIONS, wanted)
+            assert (
+                _told_tokens(COMPLETIONS, got, disjoint)[1] == _told_tokens(COMPLETIONS, wanted, disjoint)[1]
+            )
+
+
 @generations
 @forms
 async def test_events_of_several_tokens_go_on_in_their_form(version: str, disjoint: bool) -> None:

@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.support.etcd import Etcd, etcd_members, free_ports
+from tests.support.etcd import Etcd, etcd_members
 
 PROJECT = Path(__file__).resolve().parents[2]
 ON_CPU = Path(__file__).resolve().parent / "on_cpu"
 START_S = 400.0
-"""why: 35 s a server on an idle machine; three at once on two busy cores were seen to take 120 s."""
+"""why: 30 s a server on an idle machine; five at once on two busy cores were seen to take 150 s."""
 _FLAGS = [
-    "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule",
-    "--disable-cuda-graph", "--grammar-backend", "none", "--mem-fraction-static", "0.1",
-    "--max-total-tokens", "16384", "--max-running-requests", "64", "--context-length", "2048",
-    "--enable-metrics",
+    "--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native",
+    "--disable-overlap-schedule", "--disable-cuda-graph", "--grammar-backend", "none",
+    "--mem-fraction-static", "0.1", "--max-total-tokens", "16384", "--max-running-requests", "64",
+    "--context-length", "2048", "--enable-metrics", "--sleep-on-idle",
 ]  # fmt: skip
+
+
+def quiet_ports(count: int) -> list[int]:
+    """Free ports that the kernel gives to nobody else: an engine binds its own only after a minute."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.add(port)
+    return list(found)
 
 
 def installed() -> Path:
@@ -47,9 +63,9 @@ class RealWorker:
 
     role: str
     port: int
+    bootstrap_port: int
     process: subprocess.Popen[bytes]
     console: Path
-    log: Path
     url: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +74,11 @@ class RealWorker:
     def said(self) -> str:
         """Its console so far."""
         return self.console.read_text(errors="replace")
+
+    @property
+    def lives(self) -> int:
+        """How often it has launched its engine."""
+        return self.said().count("engine: launched")
 
     def wait_ready(self, times: int = 1) -> None:
         """Waits for the ready line of its so-manieth life."""
@@ -76,6 +97,21 @@ class RealWorker:
         """SIGKILL to SGLang's first process."""
         os.kill(self.engine_pid, signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Its scheduler stands still: it takes requests and does nothing with them."""
+        self._signal_scheduler(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Its scheduler goes on, if there still is one."""
+        self._signal_scheduler(signal.SIGCONT)
+
+    def _signal_scheduler(self, number: signal.Signals) -> None:
+        listing = ["ps", "-o", "pid=,args=", "--ppid", str(self.engine_pid)]
+        children = subprocess.run(listing, capture_output=True, text=True).stdout.splitlines()
+        for line in children:
+            if "sglang::scheduler" in line:
+                os.kill(int(line.split()[0]), number)
+
     def terminate(self) -> int:
         """SIGTERM to pd-worker; its exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -91,15 +127,24 @@ class Fleet:
     etcd: Etcd
     stack: ExitStack
     plain: RealWorker = field(init=False)
-    prefill: RealWorker = field(init=False)
+    prefills: list[RealWorker] = field(init=False)
     decodes: list[RealWorker] = field(init=False)
     proxy: str = field(init=False)
 
-    def worker(self, role: str, *, registered: bool = True) -> RealWorker:
-        """Starts a worker, and does not wait for it."""
-        port, bootstrap = free_ports(2)
+    @property
+    def python(self) -> Path:
+        """The interpreter that has SGLang."""
+        return self.root / "venv" / "bin" / "python"
+
+    @property
+    def model(self) -> Path:
+        """The model's folder."""
+        return self.folder / "model"
+
+    def environment(self) -> dict[str, str]:
+        """What SGLang needs to run here."""
         libraries = [self.root / "sysroot" / at / "x86_64-linux-gnu" for at in ("usr/lib", "lib")]
-        env = {
+        return {
             **os.environ,
             "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
             "PYTHONPATH": str(ON_CPU),
@@ -109,36 +154,87 @@ class Fleet:
             "HF_HUB_OFFLINE": "1",
             "no_proxy": "*",
         }
-        logs = self.folder / f"{role}-{port}"
+
+    def worker(
+        self,
+        role: str,
+        *,
+        like: RealWorker | None = None,
+        env: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+    ) -> RealWorker:
+        """Starts a worker, and does not wait for it.
+
+        Args:
+            role: prefill or decode, which register, or regular, which does not.
+            like: one that has ended, whose ports it takes.
+            env: more for its environment.
+            flags: more for SGLang.
+        """
+        port, bootstrap = (like.port, like.bootstrap_port) if like else quiet_ports(2)
+        logs = self.folder / f"{role}-{port}-{time.monotonic_ns()}"
         logs.mkdir()
-        more = ["--etcd-endpoints", self.etcd.url] if registered else []
+        more = [] if role == "regular" else ["--etcd-endpoints", self.etcd.url]
         more += ["--bootstrap-port", str(bootstrap)] if role == "prefill" else []
         backup = ["--disaggregation-decode-retraction-backup", "cpu_tensor"] if role == "decode" else []
         command = [
             sys.executable, "-m", "workers", "--engine", "sglang", "--role", role,
-            "--engine-python", str(self.root / "venv" / "bin" / "python"), "--engine-module", "sglang_on_cpu",
-            "--model", str(self.root / "model"), "--served-model-name", "tiny",
+            "--engine-python", str(self.python), "--engine-module", "sglang_on_cpu",
+            "--model", str(self.model), "--served-model-name", "tiny",
             "--host", "127.0.0.1", "--advertise-host", "127.0.0.1", "--allow-tcp", "--port", str(port),
             "--log-dir", str(logs), "--load-interval-s", "1", "--crash-limit", "20", *more,
-            "--", *_FLAGS, *backup,
+            "--", *_FLAGS, *backup, *flags,
         ]  # fmt: skip
         console = logs / "console"
         with console.open("wb") as output:
             # The worker runs in the project's folder, so that the engine's PYTHONPATH does not shadow it.
-            process = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=output, stderr=output)
+            process = subprocess.Popen(
+                command, cwd=PROJECT, env=self.environment() | dict(env or {}), stdout=output, stderr=output
+            )
         self.stack.callback(_end, process)
-        return RealWorker(role, port, process, console, logs / f"{role}_NODE0.log")
+        return RealWorker(role, port, bootstrap, process, console)
 
-    def start_proxy(self) -> None:
-        """On a port of its own, with every worker from etcd."""
-        (port,) = free_ports(1)
-        log = (self.folder / "proxy.log").open("wb")
-        self.stack.callback(log.close)
-        command = [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--etcd", self.etcd.url]
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log)
-        self.stack.callback(_end, process)
-        self.proxy = f"http://127.0.0.1:{port}"
+    @contextmanager
+    def another_proxy(self, prefills: list[tuple[str, int]], decodes: list[RealWorker]) -> Iterator[str]:
+        """A proxy that knows these workers only: prefills by their URLs and bootstrap ports."""
+        words = [word for url, port in prefills for word in ("--prefill", url, str(port))]
+        words += [word for decode in decodes for word in ("--decode", decode.url)]
+        with self._proxy(words) as url:
+            yield url
+
+    @contextmanager
+    def _proxy(self, words: list[str]) -> Iterator[str]:
+        (port,) = quiet_ports(1)
+        command = [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), *words]
+        with (self.folder / f"proxy-{port}.log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log)
+            try:
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                _end(process)
+
+    def make_model(self) -> None:
+        """Writes the model: made anew each time, it is the one that the tests were written for."""
+        maker = [str(self.python), str(PROJECT / "tests" / "real" / "tiny_model.py"), str(self.model)]
+        subprocess.run(maker, check=True, timeout=START_S)
+
+    def run_python(self, program: str) -> str:
+        """What a program prints that may import SGLang."""
+        command = [str(self.python), "-W", "ignore", "-c", "import sglang_on_cpu\n" + program]
+        found = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, check=True, timeout=START_S
+        )
+        return found.stdout
+
+    def start(self) -> None:
+        """All of it; returns when all are ready."""
+        self.make_model()
+        self.plain = self.worker("regular")
+        self.prefills = [self.worker("prefill") for _ in range(2)]
+        self.decodes = [self.worker("decode") for _ in range(2)]
+        self.proxy = self.stack.enter_context(self._proxy(["--etcd", self.etcd.url]))
+        for worker in (self.plain, *self.prefills, *self.decodes):
+            worker.wait_ready()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -149,15 +245,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def start_fleet(folder: Path) -> Iterator[Fleet]:
-    """1 prefill, 2 decodes, 1 plain server and the proxy, all ready."""
+    """2 prefills, 2 decodes, 1 plain server and the proxy, all ready."""
     root = installed()
     with ExitStack() as stack:
         (etcd,) = stack.enter_context(etcd_members(1))
         fleet = Fleet(root, folder, etcd, stack)
-        fleet.plain = fleet.worker("regular", registered=False)
-        fleet.prefill = fleet.worker("prefill")
-        fleet.decodes = [fleet.worker("decode") for _ in range(2)]
-        fleet.start_proxy()
-        for worker in (fleet.plain, fleet.prefill, *fleet.decodes):
-            worker.wait_ready()
+        fleet.start()
         yield fleet

@@ -14,4 +14,4 @@ if [ "$code" = 77 ]; then
     exit 0
 fi
 [ "$code" = 0 ] || exit "$code"
-exec "$python" -m pytest -v tests/real "$@"
+exec "$python" -m pytest -vv tests/real "$@"

@@ -17,6 +17,11 @@ from workers.engine.recorder import Recorder
 from workers.engine.scheduler import Scheduler
 from workers.engine.wire import plain
 
+_FLUSHED = (
+    "Cache flushed.\nPlease check backend logs for more details. (When there are running or waiting "
+    "requests, the operation will not be performed.)\n"
+)
+
 
 class Admin:
     """Aborts, flushes, arms faults, and tells the engine's state."""
@@ -90,9 +95,9 @@ class Admin:
     async def _flush(self, request: web.Request) -> web.Response:
         """SGLang refuses while requests run."""
         if self._scheduler.live:
-            return web.Response(status=400, text="Flush cache failed: requests are running.\n")
+            return web.Response(status=400, text="Flush cache failed.\n")
         self._cache.flush()
-        return web.Response(text="Cache flushed.\nPlease check backend logs for more details.\n")
+        return web.Response(text=_FLUSHED)
 
     async def _start_profile(self, request: web.Request) -> web.Response:
         self._profiling = True

@@ -19,7 +19,12 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.wire import FAULT, error_object, plain
 
 _SOURCE = "/sgl-workspace/sglang/python/sglang/srt/entrypoints/http_server.py"
-_LINES = {"/generate": (928, "generate_request"), "/v1/completions": (1852, "openai_v1_completions")}
+_LINES = {
+    "/generate": (928, "generate_request"),
+    "/v1/completions": (1852, "openai_v1_completions"),
+    "/tokenize": (1906, "openai_v1_tokenize"),
+    "/detokenize": (1924, "openai_v1_detokenize"),
+}
 _CHAT_LINE = (1870, "openai_v1_chat_completions")
 
 

@@ -44,6 +44,10 @@ class _Dialect:
     tokens: dict[int, int] = field(default_factory=dict)
     """Tokens whose log probabilities were sent, by choice."""
 
+    @property
+    def _tells_ids(self) -> bool:
+        return self.modern and bool(self.body.get("return_token_ids"))
+
     def _envelope(self, kind: str, choices: list[Any], more: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "id": self.rid,
@@ -53,6 +57,15 @@ class _Dialect:
             "choices": choices,
             **more,
         }
+
+    def _wants_usage(self, kind: str) -> bool:
+        return bool((self.body.get("stream_options") or {}).get(kind))
+
+    def _so_far(self, job: Job) -> dict[str, Any] | None:
+        """The usage in the middle of a stream, where it is asked for; that of the one choice."""
+        if not (self.modern and self._wants_usage("continuous_usage_stats")):
+            return None
+        return usage([job], self.modern)
 
     def _metadata(self, jobs: list[Job]) -> dict[str, Any]:
         told: dict[str, Any] = {"weight_version": "default"}
@@ -75,16 +88,18 @@ class Completions(_Dialect):
 
     def answer(self, jobs: list[Job]) -> dict[str, Any]:
         """The whole answer."""
-        choices = [
-            {
+        choices = []
+        for job in jobs:
+            choice = {
                 "index": job.index,
                 "text": self._echo(job) + job.text,
                 "logprobs": self._logprobs(job, 0, with_input=True),
                 "finish_reason": finish(job),
                 "matched_stop": job.matched_stop,
             }
-            for job in jobs
-        ]
+            if self._tells_ids:
+                choice |= {"token_ids": job.output_ids, "prompt_token_ids": job.ids}
+            choices.append(choice)
         more = {"usage": usage(jobs, self.modern), "metadata": self._metadata(jobs)}
         return self._envelope("text_completion", choices, more)
 
@@ -103,11 +118,19 @@ class Completions(_Dialect):
             "finish_reason": finish(job),
             "matched_stop": job.matched_stop,
         }
-        if self.modern and self.body.get("return_token_ids"):
+        if self._tells_ids:
             choice["token_ids"] = job.output_ids[told:]
             if first:
                 choice["prompt_token_ids"] = job.ids
-        yield self.frame([choice], {"usage": None})
+        yield self.frame([choice], {"usage": self._so_far(job)})
+
+    def last(self, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+        """What is told behind all choices."""
+        if self._wants_usage("include_usage"):
+            told = usage(jobs, self.modern)
+            if self.modern:
+                told = {name: value for name, value in told.items() if not name.endswith("_details")}
+            yield self.frame([], {"usage": told})
 
     def _echo(self, job: Job) -> str:
         return echoes(self.body)[job.index // job.sampling.n] if self.body.get("echo") else ""
@@ -143,15 +166,16 @@ class Chat(_Dialect):
             }
             if not self.modern:
                 message["tool_calls"] = None
-            choices.append(
-                {
-                    "index": job.index,
-                    "message": message,
-                    "logprobs": self._logprobs(job, 0),
-                    "finish_reason": finish(job),
-                    "matched_stop": job.matched_stop,
-                }
-            )
+            choice = {
+                "index": job.index,
+                "message": message,
+                "logprobs": self._logprobs(job, 0),
+                "finish_reason": finish(job),
+                "matched_stop": job.matched_stop,
+            }
+            if self._tells_ids:
+                choice |= {"prompt_token_ids": job.ids, "response_token_ids": job.output_ids}
+            choices.append(choice)
         more = {"usage": usage(jobs, self.modern), "metadata": self._metadata(jobs)}
         return self._envelope("chat.completion", choices, more)
 
@@ -168,11 +192,24 @@ class Chat(_Dialect):
         if first:
             yield self._chunk(job, {"role": "assistant", "content": ""})
         if text:
-            yield self._chunk(job, {"content": text}, self._logprobs(job, told))
-        else:
-            self.tokens[job.index] = told
+            so_far = self._so_far(job)
+            chunk = self._chunk(job, {"content": text}, self._logprobs(job, told))
+            yield chunk if so_far is None else {**chunk, "usage": so_far}
+        # The log probabilities of tokens without text are told to nobody, as in SGLang.
         if job.finish is not None:
             yield self._chunk(job, {}, end=True)
+
+    def last(self, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+        """What is told behind all choices: ids, where they are asked for, and usage."""
+        ids: dict[str, Any] = {}
+        if self.body.get("return_input_ids_in_sglext"):
+            ids["input_ids"] = jobs[0].ids
+        if self.body.get("return_output_ids_in_sglext"):
+            ids["output_ids"] = [job.output_ids for job in jobs]
+        if ids and self.modern:
+            yield self.frame([], {"usage": None, "sglext": ids})
+        if self._wants_usage("include_usage"):
+            yield self.frame([], {"usage": usage(jobs, self.modern)})
 
     def _chunk(
         self, job: Job, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, end: bool = False

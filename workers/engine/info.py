@@ -10,15 +10,16 @@ from aiohttp import web
 
 from proxy.clock import Clock
 from proxy.roster import Role
+from workers.engine.answering import validation_error
 from workers.engine.config import EngineConfig
 from workers.engine.kv import Rooms
 from workers.engine.kv_client import KvClient
 from workers.engine.metrics import Exposition, Totals
-from workers.engine.oracle import chat_prompt, detokenize, tokenize
 from workers.engine.prefix_cache import PrefixCache
-from workers.engine.protocol import parse
+from workers.engine.protocol import Invalid, parse
 from workers.engine.scheduler import Scheduler
-from workers.engine.wire import HEADERS, error_object, plain
+from workers.engine.tokenizing import Answerer, detokenized, tokenized
+from workers.engine.wire import HEADERS, plain
 
 
 class Info:
@@ -83,28 +84,16 @@ class Info:
         ]
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        """Ids of a prompt, or of a chat as its template writes it."""
-        body = parse(await request.read())
-        if (body.get("prompt") is None) == (body.get("messages") is None):
-            message = "Exactly one of 'prompt' or 'messages' must be provided."
-            return plain(error_object(message, "BadRequest", 400), 400)
-        prompt = body.get("prompt")
-        if prompt is None:
-            prompt = chat_prompt(body["messages"], bool(body.get("continue_final_message")))
-        told: dict[str, Any] = {"max_model_len": self._config.context_length}
-        if isinstance(prompt, list):
-            lists = [tokenize(one) for one in prompt]
-            return plain({"tokens": lists, "count": [len(ids) for ids in lists], **told})
-        ids = tokenize(prompt)
-        return plain({"tokens": ids, "count": len(ids), **told})
+        return self._answered(request, await request.read(), tokenized)
 
     async def _detokenize(self, request: web.Request) -> web.Response:
-        """The text of ids, or of each list of them."""
-        tokens = parse(await request.read()).get("tokens")
-        if not isinstance(tokens, list):
-            return plain(error_object("'tokens' must be a list of integers.", "BadRequest", 400), 400)
-        nested = bool(tokens) and isinstance(tokens[0], list)
-        return plain({"text": [detokenize(ids) for ids in tokens] if nested else detokenize(tokens)})
+        return self._answered(request, await request.read(), detokenized)
+
+    def _answered(self, request: web.Request, raw: bytes, answer: Answerer) -> web.Response:
+        try:
+            return answer(parse(raw), self._config.context_length)
+        except Invalid as error:
+            return validation_error(request, error, self._config.modern)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self._is_serving() else 503, headers=HEADERS)

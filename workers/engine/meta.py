@@ -12,6 +12,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.jobs import Job
 
 encode = msgspec.json.Encoder().encode
+_QUEUE_FULL = 503
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class Seen:
 def meta_info(job: Job, config: EngineConfig, seen: Seen, now: float, first: int = 0) -> dict[str, Any]:
     """As the generation and the role have it; `first`: the first output log probability to tell."""
     done = job.finish is not None
+    if config.modern and job.failure is not None and job.failure.status == _QUEUE_FULL:
+        return _turned_away(job, job.failure.message, now)
     meta: dict[str, Any] = {
         "id": job.rid,
         "finish_reason": job.finish,
@@ -35,7 +38,7 @@ def meta_info(job: Job, config: EngineConfig, seen: Seen, now: float, first: int
     if config.modern:
         _before_counts(meta, job, config)
     if job.logprobs is not None:
-        _logprobs(meta, job, first)
+        _logprobs(meta, job, first, config.modern)
     if config.modern:
         meta["reasoning_tokens"] = 0
     meta["completion_tokens"] = len(job.output_ids)
@@ -45,6 +48,19 @@ def meta_info(job: Job, config: EngineConfig, seen: Seen, now: float, first: int
     elif done:
         meta["e2e_latency"] = max(job.finished_at - job.received_at, 0)
     return meta
+
+
+def _turned_away(job: Job, message: str, now: float) -> dict[str, Any]:
+    """Of a request that found the queue full: the scheduler has counted nothing of it."""
+    return {
+        "id": job.rid,
+        "finish_reason": {"type": "abort", "status_code": _QUEUE_FULL, "message": message},
+        "weight_version": "default",
+        "e2e_latency": max(job.finished_at - job.received_at, 0),
+        "weight_versions": [{"version": "default", "start": 0, "end": 0}],
+        "completion_tokens": 0,
+        "response_sent_to_client_ts": now,
+    }
 
 
 def _before_counts(meta: dict[str, Any], job: Job, config: EngineConfig) -> None:
@@ -86,11 +102,13 @@ def _after_counts(meta: dict[str, Any], job: Job, seen: Seen, now: float, done: 
         meta["response_sent_to_client_ts"] = now
 
 
-def _logprobs(meta: dict[str, Any], job: Job, first: int) -> None:
+def _logprobs(meta: dict[str, Any], job: Job, first: int, modern: bool) -> None:
     """Decode never sees the prompt's: its input lists are there and empty."""
     assert job.logprobs is not None
     meta["input_token_logprobs"] = job.input_logprobs
     meta["output_token_logprobs"] = job.output_logprobs[first:]
+    if modern:
+        meta["output_token_logprobs_length"] = len(job.output_logprobs)
     if job.logprobs.top:
         meta["input_top_logprobs"] = job.input_top_logprobs
         meta["output_top_logprobs"] = job.output_top_logprobs[first:]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.engine.oracle import chat_prompt, detokenize
-from workers.engine.protocol import Invalid, missing
+from workers.engine.protocol import Invalid, missing, wrong
 
 Body = Mapping[str, Any]
 _CARRIED = (
@@ -22,6 +22,10 @@ _CHAT_TOKENS = 128
 _COMPLETION_TOKENS = 16
 
 
+def _float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
+
+
 def _common(body: Body, default_tokens: int) -> dict[str, Any]:
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     params = {
@@ -29,7 +33,7 @@ def _common(body: Body, default_tokens: int) -> dict[str, Any]:
         "min_new_tokens": body.get("min_tokens"),
         "stop": body.get("stop"),
         "stop_token_ids": body.get("stop_token_ids"),
-        "temperature": body.get("temperature"),
+        "temperature": _float(body.get("temperature")),
         "ignore_eos": body.get("ignore_eos"),
         "no_stop_trim": body.get("no_stop_trim"),
         "n": body.get("n"),
@@ -38,6 +42,11 @@ def _common(body: Body, default_tokens: int) -> dict[str, Any]:
         "sampling_params": {key: value for key, value in params.items() if value is not None},
         **{key: body[key] for key in _CARRIED if key in body},
     }
+
+
+def _wrong_prompt(kind: str, prompt: Any) -> dict[str, Any]:
+    name = "string" if kind == "str" else "list"
+    return wrong(("prompt", kind), f"{name}_type", f"Input should be a valid {name}", prompt)
 
 
 def from_completion(body: Body) -> dict[str, Any]:
@@ -55,8 +64,8 @@ def from_completion(body: Body) -> dict[str, Any]:
     elif isinstance(prompt, list):
         made["input_ids"] = prompt
     else:
-        message = "Input should be a valid string"
-        raise Invalid([{"type": "string_type", "loc": ("body", "prompt"), "msg": message, "input": prompt}])
+        lists = ("list[int]", "list[list[int]]", "str", "list[str]")
+        raise Invalid([_wrong_prompt(kind, prompt) for kind in lists])
     wanted = body.get("logprobs")
     if wanted is not None:
         made |= {
@@ -75,7 +84,7 @@ def from_chat(body: Body) -> dict[str, Any]:
         Invalid: there are no messages.
     """
     if "messages" not in body:
-        raise missing(body, "messages")
+        raise missing({**body, **({} if body.get("tools") else {"tool_choice": "none"})}, "messages")
     made = _common(body, _CHAT_TOKENS)
     if body.get("input_ids") is not None:
         made["input_ids"] = body["input_ids"]

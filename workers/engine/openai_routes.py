@@ -8,13 +8,18 @@ from typing import Any
 from aiohttp import web
 
 from workers.engine.answering import Desk, first_failure, ignore, picked, validation_error
-from workers.engine.dialects import Chat, Completions, usage
+from workers.engine.dialects import Chat, Completions
 from workers.engine.jobs import BadInput, Failure, Job
 from workers.engine.meta import encode
 from workers.engine.openai_body import from_chat, from_completion
 from workers.engine.protocol import Invalid, UnknownField, jobs, parse
 from workers.engine.recorder import SEEN
 from workers.engine.wire import EventStream, error_object, plain, whole
+
+_NO_IDS_IN_STREAMS = (
+    "return_token_ids is not supported with streaming on /v1/chat/completions. Please set stream=false when "
+    "using return_token_ids=true."
+)
 
 
 class OpenAiRoute:
@@ -37,6 +42,10 @@ class OpenAiRoute:
         try:
             if self._chat and body["messages"] == []:
                 raise BadInput("Messages cannot be empty.")
+            if not self._chat and not body["prompt"]:
+                raise BadInput("Prompt cannot be empty")
+            if self._chat and desk.config.modern and body.get("stream") and body.get("return_token_ids"):
+                return plain(error_object(_NO_IDS_IN_STREAMS, "BadRequest", 400), 400)
             made, _ = jobs(inner, desk.config, picked(request), desk.clock.time())
             with desk.scheduler.alive(made):
                 if body.get("stream"):
@@ -78,20 +87,20 @@ class OpenAiRoute:
                 await stream.send(encode(chunk))
 
         await desk.run(made, emit)
-        options = body.get("stream_options") or {}
-        if options.get("include_usage") and first_failure(made) is None:
-            await stream.send(encode(dialect.frame([], {"usage": usage(made, desk.config.modern)})))
+        if first_failure(made) is None:
+            for last in dialect.last(made):
+                await stream.send(encode(last))
         return await stream.close()
 
     async def _fail_in_stream(self, stream: EventStream, failure: Failure) -> None:
-        """0.5.2 truncates chats, and calls every failure of a completion a bad request."""
-        status = failure.status or 500
-        if not self._desk.config.modern:
-            if self._chat and status != 400:
+        """0.5.2 truncates chats, and calls all failures of completions bad requests, but in their message."""
+        status, message = failure.status or 500, failure.message
+        if not self._desk.config.modern and status != 400:
+            if self._chat:
                 await stream.truncate()
-            status = 400
+            status, message = 400, f"{status}: {message}"
         kind = "BadRequestError" if status == 400 else HTTPStatus(status).name
-        await stream.send(encode({"error": error_object(failure.message, kind, status)}))
+        await stream.send(encode({"error": error_object(message, kind, status)}))
 
     async def _refuse(self, request: web.Request, body: dict[str, Any], message: str) -> web.StreamResponse:
         error = error_object(message, "BadRequestError", 400)

@@ -170,11 +170,17 @@ def completion(
     return Completion(tuple(ids), tuple(texts))
 
 
-def chat_prompt(messages: Iterable[Mapping[str, Any]], continue_final_message: bool = False) -> str:
-    """The chat template: what a conversation becomes. Content parts that are not text are left out."""
+def chat_prompt(messages: Sequence[Mapping[str, Any]], continue_final_message: bool = False) -> str:
+    """The chat template: what a conversation becomes. Content parts that are not text are left out.
+
+    A last message of the assistant's is gone on with, or else taken for one of the user's, as SGLang does.
+    """
     turns = [f"<|{message.get('role', 'user')}|>{_content(message)}" for message in messages]
-    if continue_final_message and turns:
-        return "\n".join(turns)
+    last = messages[-1] if messages else {}
+    if last.get("role") == "assistant" and isinstance(last.get("content"), str):
+        if continue_final_message:
+            return "\n".join(turns)
+        turns[-1] = f"<|user|>{_content(last)}"
     return "\n".join([*turns, "<|assistant|>"])
 
 

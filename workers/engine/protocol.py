@@ -68,8 +68,15 @@ def missing(body: Body, name: str) -> Invalid:
     return Invalid([{"type": "missing", "loc": ("body", name), "msg": "Field required", "input": dict(body)}])
 
 
-def _wrong(path: tuple[str, ...], kind: str, message: str, value: Any) -> dict[str, Any]:
+def wrong(path: tuple[str, ...], kind: str, message: str, value: Any) -> dict[str, Any]:
+    """One entry of FastAPI's list."""
     return {"type": kind, "loc": ("body", *path), "msg": message, "input": value}
+
+
+def value_error(path: tuple[str, ...], message: str, value: Any) -> dict[str, Any]:
+    """An entry that a validator of SGLang's own has written."""
+    told = wrong(path, "value_error", f"Value error, {message}", value)
+    return {**told, "ctx": {"error": ValueError(message)}}
 
 
 def check_types(body: Body) -> None:
@@ -82,25 +89,30 @@ def check_types(body: Body) -> None:
     if text is not None and not isinstance(text, str | list):
         raise Invalid(
             [
-                _wrong(("text", "str"), "string_type", "Input should be a valid string", text),
-                _wrong(("text", "list[str]"), "list_type", "Input should be a valid list", text),
+                wrong(("text", "str"), "string_type", "Input should be a valid string", text),
+                wrong(("text", "list[str]"), "list_type", "Input should be a valid list", text),
             ]
         )
     ids = body.get("input_ids")
     if ids is not None and not isinstance(ids, list):
-        raise Invalid([_wrong(("input_ids",), "list_type", "Input should be a valid list", ids)])
+        raise Invalid([value_error(("input_ids",), f"must be list or null; got {type(ids).__name__}", ids)])
+    odd = next((one for one in ids or () if isinstance(one, bool) or not isinstance(one, int | list)), None)
+    if odd is not None:
+        raise Invalid(
+            [value_error(("input_ids",), f"elements must be int or list; got {type(odd).__name__}", ids)]
+        )
     room = body.get("bootstrap_room")
     if room is not None and not isinstance(room, list) and (isinstance(room, bool) or not _integral(room)):
         parsing = "Input should be a valid integer, unable to parse string as an integer"
         raise Invalid(
             [
-                _wrong(
+                wrong(
                     ("bootstrap_room", "list[nullable[int]]"),
                     "list_type",
                     "Input should be a valid list",
                     room,
                 ),
-                _wrong(("bootstrap_room", "int"), "int_parsing", parsing, room),
+                wrong(("bootstrap_room", "int"), "int_parsing", parsing, room),
             ]
         )
 
@@ -160,8 +172,8 @@ def prompts(body: Body) -> tuple[list[list[int]], bool]:
     text, ids = body.get("text"), body.get("input_ids")
     if text is None and ids is None:
         raise BadInput("Either text, input_ids or input_embeds should be provided.")
-    if text is not None and ids is not None:
-        raise BadInput("Either text, input_ids or input_embeds should be provided.")
+    if ids is not None:
+        text = None  # both may be there, and the ids are taken
     if isinstance(text, str):
         return [tokenize(text)], False
     if text is not None:

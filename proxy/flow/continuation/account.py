@@ -298,8 +298,12 @@ class OpenAIAccount:
             self.told = usage.completion_tokens
         elif choice.token_ids is not None:
             self.told += len(choice.token_ids)
+        elif entries is not None and entries.content is None:
+            self.told += len(entries.tokens)
         elif entries is not None:
-            self.told += len(entries.tokens if entries.content is None else entries.content)
+            # A chat keeps silent of a token without text, and its entry is never told.
+            self.told += len(entries.content or ())
+            self.counted = False
 
     @property
     def size_bytes(self) -> int:

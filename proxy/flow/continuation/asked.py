@@ -36,6 +36,17 @@ _UNJOINABLE = (
 _MEDIA = ("image_data", "video_data", "audio_data")
 
 
+class _Part(msgspec.Struct):
+    type: str = "text"
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part] | None = None
+
+
+_MESSAGES = msgspec.json.Decoder(list[_Message])
+
+
 class Dialect(Enum):
     """How the events of a stream look."""
 
@@ -95,8 +106,14 @@ class Asked:
 
     @property
     def has_media(self) -> bool:
-        """Whether images or the like stand beside the prompt of /generate."""
-        return any(given(self.members, name) for name in _MEDIA)
+        """Whether there is more to the prompt than its text, as images: its tokens alone are not it."""
+        if self.dialect is not Dialect.CHAT:
+            return any(given(self.members, name) for name in _MEDIA)
+        messages = decoded(self.members, "messages", _MESSAGES)
+        if messages is None:
+            return True
+        parts = [part for one in messages if isinstance(one.content, list) for part in one.content]
+        return any(part.type != "text" for part in parts)
 
     def left(self, generated: int) -> int | None:
         """How many tokens may still come after so many; None: no limit was given."""

@@ -48,10 +48,11 @@ def close_choice(
     choice = decode_object(as_array(event.get("choices"))[0])
     closing: list[bytes] = []
     delta = as_object(choice.get("delta"))
+    if delta is not None or not keeps_text:
+        choice.pop("token_ids", None)
     if delta is None:
         if not keeps_text:
             choice |= {"text": raw(""), "logprobs": _NULL}
-            choice.pop("token_ids", None)
     else:
         if keeps_text:
             closing.append(encode(event))

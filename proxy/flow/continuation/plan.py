@@ -41,6 +41,8 @@ class Known:
     prompt_ids: list[int] | None = None
     text_ids: list[int] | None = None
     """Of the text that was generated: a second reading of it, not what the engine made it of."""
+    chat_takes_ids: bool = False
+    """Whether the workers take a chat's prompt as ids."""
 
 
 def plan(asked: Asked, account: Account, generated: int, known: Known) -> Plan:
@@ -59,8 +61,8 @@ def plan(asked: Asked, account: Account, generated: int, known: Known) -> Plan:
         return _generate(asked, account, generated, known)
     members = asked.lowered(generated)
     if isinstance(account, OpenAIAccount) and asked.dialect is Dialect.COMPLETION:
-        return _completion(asked, members, account, known)
-    return _chat(members, account, known)
+        return _completion(asked, members, account, generated, known)
+    return _chat(members, account, generated, known)
 
 
 def shown_text(asked: Asked, account: Account) -> str:
@@ -95,13 +97,13 @@ def _generate(asked: Asked, account: Account, generated: int, known: Known) -> P
     return Plan(Kind.APPROXIMATE, encode(members))
 
 
-def _completion(asked: Asked, members: Members, account: OpenAIAccount, known: Known) -> Plan:
+def _completion(asked: Asked, members: Members, account: OpenAIAccount, generated: int, known: Known) -> Plan:
     text = shown_text(asked, account)
     members.pop("echo", None)
     prompt = decoded(members, "prompt", TEXT_OR_IDS)
     ids = prompt if isinstance(prompt, list) else account.prompt_ids
     if account.ids is not None and ids is not None:
-        members["prompt"] = raw([*ids, *account.ids[: account.seam]])
+        members["prompt"] = raw([*ids, *account.ids[:generated]])
         return Plan(Kind.EXACT, encode(members))
     if isinstance(prompt, str):
         members["prompt"] = raw(prompt + text)
@@ -112,8 +114,13 @@ def _completion(asked: Asked, members: Members, account: OpenAIAccount, known: K
     return Plan(Kind.APPROXIMATE, encode(members))
 
 
-def _chat(members: Members, account: Account, known: Known) -> Plan:
+def _chat(members: Members, account: Account, generated: int, known: Known) -> Plan:
     ids = decoded(members, "input_ids", IDS)
+    prompt = ids or known.prompt_ids
+    if known.chat_takes_ids and prompt is not None and account.ids is not None:
+        # The messages stay: they are wanted, and say which stop tokens and tools there are.
+        members["input_ids"] = raw([*prompt, *account.ids[:generated]])
+        return Plan(Kind.EXACT, encode(members))
     if ids is not None:
         if known.text_ids is None:
             raise Refusal("the ids of the generated text are not known")

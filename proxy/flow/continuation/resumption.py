@@ -8,12 +8,13 @@ import msgspec
 
 from proxy.flow.continuation.account import Account, GenerateAccount, OpenAIAccount
 from proxy.flow.continuation.asked import IDS, TEXT, Asked, Dialect, decoded, read_asked
+from proxy.flow.continuation.choice_stitch import ChoiceStitch
 from proxy.flow.continuation.closing import close_choice, close_generated, usage_chunk
 from proxy.flow.continuation.plan import Kind, Known, Refusal, plan, shown_text
-from proxy.flow.continuation.seam import seam_of
-from proxy.flow.continuation.stitch import ChoiceStitch, GeneratedStitch, Stitch
+from proxy.flow.continuation.seam import Place, seam_of
+from proxy.flow.continuation.stitch import GeneratedStitch, Stitch
 from proxy.flow.continuation.tokenizers import Tokenizers
-from proxy.flow.events import END, Members, decode_object
+from proxy.flow.events import END, decode_object
 from proxy.routing.group import Group
 from proxy.upstream.order import Order
 
@@ -81,15 +82,16 @@ class Resumption:
         left = asked.left(generated)
         if account.finished or (left is not None and left <= 0):
             return Found(Kind.EXACT, ending=self._ending(asked, generated, prompt_tokens))
-        known = Known(await self._prompt_ids(asked), text_ids)
+        takes_ids = await self._chat_takes_ids(asked)
+        known = Known(await self._prompt_ids(asked, takes_ids), text_ids, takes_ids)
         made = plan(asked, account, generated, known)
-        if made.kind is Kind.EXACT and isinstance(account, GenerateAccount):
-            generated, size = await self._whole_tokens(account)
-            text = account.text[:size]
-            made = plan(asked, account, generated, known)
-        if exact_only and made.kind is not Kind.EXACT:
+        place = Place(generated, account.told - account.seam, text)
+        if made.kind is Kind.EXACT:
+            place = await self._whole_tokens(account, len(account.text) - len(text))
+            made = plan(asked, account, place.generated, known)
+        elif exact_only:
             raise Refusal("not all of its token ids are known (setting retries.continuation)")
-        seam = seam_of(asked, account, generated, text, prompt_tokens)
+        seam = seam_of(asked, account, place, prompt_tokens)
         stitch = GeneratedStitch(seam) if order.generate else ChoiceStitch(seam)
         again = msgspec.structs.replace(
             order,
@@ -101,21 +103,53 @@ class Resumption:
         )
         return Found(made.kind, again, stitch)
 
-    async def _prompt_ids(self, asked: Asked) -> list[int] | None:
-        text = decoded(asked.members, "text", TEXT)
-        if asked.dialect is not Dialect.GENERATE or text is None or self._account.ids is None:
-            return None
-        # With images beside it a text is more than its tokens.
-        return None if asked.has_media else await self._ask({"prompt": text})
+    async def _chat_takes_ids(self, asked: Asked) -> bool:
+        if asked.dialect is not Dialect.CHAT or self._account.ids is None or asked.has_media:
+            return False
+        return await self._tokenizers.chats.taken(self._group)
 
-    async def _whole_tokens(self, account: GenerateAccount) -> tuple[int, int]:
-        """Tokens, and the characters that they show, of which the text is surely whole.
+    async def _prompt_ids(self, asked: Asked, chat_takes_ids: bool) -> list[int] | None:
+        account = self._account
+        if account.ids is None:
+            return None
+        if isinstance(account, OpenAIAccount):
+            if account.prompt_ids is not None or not chat_takes_ids:
+                return account.prompt_ids
+            ids = await self._chat_ids(asked)
+        else:
+            text = decoded(asked.members, "text", TEXT)
+            # With images beside it a text is more than its tokens.
+            if text is None or asked.has_media:
+                return None
+            ids = await self._tokenizers.prompt(self._group, self._failed, text)
+        # Another tokenizer's ids would be another prompt; one beyond the vocabulary kills SGLang's scheduler.
+        known = account.prompt_tokens
+        return ids if ids is None or known is None or len(ids) == known else None
+
+    async def _chat_ids(self, asked: Asked) -> list[int] | None:
+        ids = decoded(asked.members, "input_ids", IDS)
+        if ids is not None:
+            return ids
+        chat = {name: asked.members[name] for name in _OF_A_CHAT if name in asked.members}
+        return await self._tokenizers.of(self._group, self._failed, chat)
+
+    async def _whole_tokens(self, account: Account, echo: int) -> Place:
+        """The last place before which the text is surely whole.
 
         An event of several tokens may show the text of the first and hold back a part of a character,
         and SGLang shows the space in front of a character before the character is complete. Then the
         worker's tokenizer says which tokens are whole; without one, all of that event are generated
         again. What they show again is not told twice.
+
+        Args:
+            account: what was told, its ids among it.
+            echo: characters of an echoed prompt in front of the text.
         """
+        tokens, size = await self._whole_size(account)
+        size = max(size, echo)
+        return Place(tokens, account.told - tokens, account.text[echo:size], account.text[size:])
+
+    async def _whole_size(self, account: Account) -> tuple[int, int]:
         tokens, size = account.before
         if account.seam - tokens <= 1 and not account.text.endswith(" "):
             return account.seam, len(account.text)
@@ -146,12 +180,12 @@ class Resumption:
         ids = decoded(asked.members, "prompt", IDS) or decoded(asked.members, "input_ids", IDS)
         if ids is not None:
             return len(ids)
-        wanted = _OF_A_CHAT if asked.dialect is Dialect.CHAT else ("prompt",)
-        found = await self._ask({name: asked.members[name] for name in wanted if name in asked.members})
+        prompt = decoded(asked.members, "prompt", TEXT)
+        if prompt is not None:
+            found = await self._tokenizers.prompt(self._group, self._failed, prompt)
+        else:
+            found = await self._chat_ids(asked)
         return None if found is None else len(found)
-
-    async def _ask(self, question: Members | dict[str, str]) -> list[int] | None:
-        return await self._tokenizers.prompt(self._group, self._failed, question)
 
     def _ending(self, asked: Asked, generated: int, prompt_tokens: int | None) -> bytes:
         """What is missing of a stream in which all has been said."""

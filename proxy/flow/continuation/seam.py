@@ -40,16 +40,30 @@ class Seam:
     """/generate: likewise what was told of each token, where it is told again and again."""
 
 
-def seam_of(asked: Asked, account: Account, generated: int, text: str, prompt_tokens: int | None) -> Seam:
-    """The seam behind what an account tells.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a seam is."""
+
+    generated: int
+    """Tokens before it."""
+    again: int
+    """Tokens that were told beyond it."""
+    text: str
+    """Shown before it, an echoed prompt left out."""
+    beyond: str = ""
+    """Shown beyond it."""
+
+
+def seam_of(asked: Asked, account: Account, place: Place, prompt_tokens: int | None) -> Seam:
+    """The seam at some place of what an account tells.
 
     Args:
         asked: what was asked for.
         account: what was told.
-        generated: tokens before the seam.
-        text: before the seam.
+        place: where.
         prompt_tokens: of the prompt, where they are known.
     """
+    generated = place.generated
     identity, lists, ids, cumulative = account.identity, {}, b"", None
     if isinstance(account, GenerateAccount):
         event = decode_object(account.last)
@@ -65,9 +79,9 @@ def seam_of(asked: Asked, account: Account, generated: int, text: str, prompt_to
                 lists[name] = encode(told[:generated])[1:-1]
     return Seam(
         generated=generated,
-        again=account.told - (generated if isinstance(account, GenerateAccount) else account.seam),
-        text=text,
-        beyond=account.text[len(text) :] if isinstance(account, GenerateAccount) else "",
+        again=place.again,
+        text=place.text,
+        beyond=place.beyond,
         identity=identity,
         prompt_tokens=prompt_tokens,
         stops=asked.stops,

@@ -8,9 +8,11 @@ from typing import Protocol
 import msgspec
 
 from proxy.flow.continuation.asked import TEXT, decoded
-from proxy.flow.continuation.closing import OUTPUT_LISTS, close_choice, close_generated, usage_chunk
+from proxy.flow.continuation.closing import OUTPUT_LISTS, close_generated
+from proxy.flow.continuation.form import Form
 from proxy.flow.continuation.seam import Seam
 from proxy.flow.continuation.stops import Stop, StopWatch
+from proxy.flow.continuation.unheard import Unheard
 from proxy.flow.events import (
     END,
     Members,
@@ -23,6 +25,8 @@ from proxy.flow.events import (
     whole_number,
 )
 from proxy.upstream.decode_leg import Sink
+
+_LOGPROBS_TOLD = "output_token_logprobs_length"
 
 
 class Stitch(Protocol):
@@ -75,9 +79,10 @@ class GeneratedStitch:
         self._seam = seam
         self._watch = StopWatch(seam.stops, seam.text)
         self._cumulative = seam.cumulative
+        self._form = None if seam.cumulative is None else Form(seam.cumulative, seam.lists)
         self._lists = seam.lists
         self._again = seam.again
-        self._beyond = seam.beyond
+        self._unheard = Unheard(seam.beyond)
         self._first: Members | None = None  # held until the form of the stream is known
         self._new = ""
         self.ended = False
@@ -90,7 +95,9 @@ class GeneratedStitch:
         meta = as_object(event.get("meta_info"))
         if meta is None:
             return [*self._flush(), data]
-        if self._cumulative is None:
+        if self._form is not None:
+            self._form.turn(event, meta)
+        elif self._cumulative is None:
             if self._first is None and not _ends(meta):
                 self._first = event
                 return []
@@ -132,7 +139,7 @@ class GeneratedStitch:
             silent = total <= seam.generated + seam.again and known
         else:
             self._new += new
-            new = self._unheard(new)
+            new = self._unheard.of(new)
             event["text"] = raw(new)
             ids = as_array(event.get("output_ids"))
             again = min(self._again, len(ids) or self._again)
@@ -145,17 +152,6 @@ class GeneratedStitch:
         if silent and not _ends(meta):
             return []
         return [encode({**event, "meta_info": raw(meta)})]
-
-    def _unheard(self, new: str) -> str:
-        """What of a disjoint event's text the client has not been shown before."""
-        beyond = self._beyond
-        if not beyond:
-            return new
-        if beyond.startswith(self._new):
-            self._beyond = "" if self._new == beyond else beyond
-            return ""
-        self._beyond = ""
-        return self._new.removeprefix(beyond)
 
     def _cut(self, event: Members, meta: Members, ids: list[msgspec.Raw], again: int, tokens: int) -> None:
         if again and ids:
@@ -173,6 +169,8 @@ class GeneratedStitch:
         before = self._seam.generated
         meta.update(self._seam.identity)
         meta["completion_tokens"] = raw(total)
+        if _LOGPROBS_TOLD in meta:
+            meta[_LOGPROBS_TOLD] = raw(whole_number(meta[_LOGPROBS_TOLD]) + before)
         reason = as_object(meta.get("finish_reason"))
         if reason is not None and decoded(reason, "type", TEXT) == "length":
             meta["finish_reason"] = raw({**reason, "length": whole_number(reason.get("length")) + before})
@@ -200,83 +198,3 @@ def _joined(before: bytes, array: msgspec.Raw | None) -> msgspec.Raw:
 
 def _ends(meta: Members) -> bool:
     return bytes(meta.get("finish_reason", b"null")) != b"null"
-
-
-class ChoiceStitch:
-    """Of a completion or a chat."""
-
-    def __init__(self, seam: Seam) -> None:
-        self._seam = seam
-        self._watch = StopWatch(seam.stops, seam.text)
-        self._new = ""
-        self._again = seam.again
-        self._tokens = 0
-        self.ended = False
-
-    def rewrite(self, data: bytes) -> list[bytes]:
-        """One event, or the end."""
-        if data == END:
-            return [data]
-        event = decode_object(data)
-        if "choices" not in event:
-            return [data]
-        event.update(self._seam.identity)
-        usage = as_object(event.get("usage"))
-        if usage is not None:
-            event["usage"] = raw(self._usage(usage))
-        choices = as_array(event["choices"])
-        return self._told(event, decode_object(choices[0])) if choices else [encode(event)]
-
-    def _told(self, event: Members, choice: Members) -> list[bytes]:
-        delta = as_object(choice.get("delta"))
-        text = decoded(choice if delta is None else delta, "text" if delta is None else "content", TEXT) or ""
-        choice.pop("prompt_token_ids", None)
-        ends = bytes(choice.get("finish_reason", b"null")) != b"null"
-        if delta is not None and decoded(delta, "role", TEXT) is not None:
-            if not text and not ends:
-                return []
-            delta["role"] = msgspec.Raw(b"null")
-            choice["delta"] = raw(delta)
-        again = self._cut(choice) if delta is None else 0
-        self._tokens += 1
-        self._new += text
-        told = {**event, "choices": raw([choice])}
-        stop = (
-            self._watch.found(self._new) if self._seam.generated + self._tokens >= self._seam.least else None
-        )
-        if stop is not None:
-            return self._stopped(told, stop)
-        return [] if again and not text and not ends else [encode(told)]
-
-    def _cut(self, choice: Members) -> int:
-        """Cuts off what was told before of tokens that have come again; how many these are."""
-        logprobs = as_object(choice.get("logprobs"))
-        told = len(as_array(choice.get("token_ids"))) if "token_ids" in choice else 1
-        if logprobs is not None:
-            told = len(as_array(logprobs.get("tokens")))
-        again = min(self._again, told)
-        self._again -= again
-        if again and logprobs is not None:
-            lists = {
-                name: raw(as_array(value)[again:]) if bytes(value).startswith(b"[") else value
-                for name, value in logprobs.items()
-            }
-            choice["logprobs"] = raw(lists)
-        if again and "token_ids" in choice:
-            choice["token_ids"] = raw(as_array(choice["token_ids"])[again:])
-        return again
-
-    def _usage(self, usage: Members) -> Members:
-        prompt, completion = (whole_number(usage.get(f"{part}_tokens")) for part in ("prompt", "completion"))
-        total, known = prompt + completion, self._seam.prompt_tokens
-        prompt = max(prompt - self._seam.generated, 0) if known is None else known
-        told = {"prompt_tokens": prompt, "total_tokens": total, "completion_tokens": total - prompt}
-        return usage | {name: raw(value) for name, value in told.items()}
-
-    def _stopped(self, event: Members, stop: Stop) -> list[bytes]:
-        self.ended = True
-        seam = self._seam
-        closing = close_choice(event, "stop", stop.string, keeps_text=seam.keeps_stop)
-        if seam.include_usage and seam.prompt_tokens is not None:
-            closing.append(usage_chunk(event, seam.prompt_tokens, seam.generated + self._tokens))
-        return closing

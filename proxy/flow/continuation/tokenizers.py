@@ -1,4 +1,7 @@
-"""Token ids of a text, and the reverse, asked of a worker: 0.5.2 has neither route."""
+"""Token ids of a text, and the reverse, asked of a worker.
+
+0.5.2 has neither route: then a tokenizer that the settings name answers, if there is one.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from proxy.errors import UpstreamFailure
+from proxy.flow.continuation.chat_ids import ChatIds
+from proxy.flow.continuation.tokenizer_file import TokenizerFiles
 from proxy.routing.group import Group
 from proxy.routing.member import Member
 from proxy.upstream.inquiries import Inquiries
 
 _ANSWER_S = 2.0  # why: the client waits; a tokenizer answers in milliseconds, or its worker is in trouble
 _WORKERS_ASKED = 3
+_MOST_VERSIONS = 64
 
 
 class _Tokens(msgspec.Struct):
@@ -30,33 +36,44 @@ _decode_texts = msgspec.json.Decoder(_Texts).decode
 class Tokenizers:
     """Asks; remembers which engine versions cannot answer."""
 
-    def __init__(self, inquiries: Inquiries) -> None:
+    def __init__(self, inquiries: Inquiries, files: TokenizerFiles) -> None:
+        """Takes whom to ask, and what answers where nobody does."""
         self._inquiries = inquiries
-        self._without: set[str | None] = set()
+        self._files = files
+        self.chats = ChatIds(inquiries)
+        self._without: set[str] = set()
 
-    async def prompt(self, group: Group, avoid: str, question: Mapping[str, object]) -> list[int] | None:
-        """Ids of a prompt or a chat; None if no worker tells.
+    async def prompt(self, group: Group, avoid: str, prompt: str) -> list[int] | None:
+        """Ids of a prompt; None if nobody tells.
 
         Args:
             group: whose model it is.
             avoid: a worker that has just failed, by its id: the last to be asked.
-            question: the body of /tokenize.
+            prompt: a text.
         """
+        found = await self.of(group, avoid, {"prompt": prompt})
+        return found if found is not None else await self._files.ids(group.model, prompt, special=True)
+
+    async def text(self, group: Group, avoid: str, text: str) -> list[int] | None:
+        """Ids of a text that stands in the middle of a sequence."""
+        found = await self.of(group, avoid, {"prompt": text, "add_special_tokens": False})
+        return found if found is not None else await self._files.ids(group.model, text, special=False)
+
+    async def of(self, group: Group, avoid: str, question: Mapping[str, object]) -> list[int] | None:
+        """Ids that a worker makes of `question`, a body of /tokenize; None if none tells."""
         answer = await self._ask(group, avoid, "/tokenize", question)
         try:
             return None if answer is None else _decode(answer).tokens
         except (msgspec.DecodeError, RecursionError):
             return None
 
-    async def text(self, group: Group, avoid: str, text: str) -> list[int] | None:
-        """Ids of a text that stands in the middle of a sequence."""
-        return await self.prompt(group, avoid, {"prompt": text, "add_special_tokens": False})
-
     async def texts(self, group: Group, avoid: str, lists: list[list[int]]) -> list[str] | None:
         """The text of each list of ids."""
         answer = await self._ask(group, avoid, "/detokenize", {"tokens": lists})
+        if answer is None:
+            return await self._files.texts(group.model, lists)
         try:
-            return None if answer is None else _decode_texts(answer).text
+            return _decode_texts(answer).text
         except (msgspec.DecodeError, RecursionError):
             return None
 
@@ -71,7 +88,7 @@ class Tokenizers:
                 continue
             if answer.status in (404, 405):
                 # An unknown version may be another worker's too: that one is asked again next time.
-                if version is not None:
+                if version is not None and len(self._without) < _MOST_VERSIONS:
                     self._without.add(version)
                 continue
             return answer.body if answer.ok else None

@@ -132,3 +132,11 @@ def test_usage_told_all_along_is_the_engines_own_count() -> None:
         chunk({"content": "ab"}, usage={"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11})
     )
     assert (account.prompt_tokens, account.seam, account.counted, account.usage_told) == (9, 2, True, False)
+
+
+def test_a_chats_log_probabilities_are_no_count_of_its_tokens() -> None:
+    account = OpenAIAccount()
+    for text in ("one", " two"):
+        logprobs = {"content": [{"token": text}]}
+        account.read(chunk({"content": text}, logprobs=logprobs))
+    assert (account.told, account.counted) == (2, False)

@@ -1,0 +1,40 @@
+"""What events tell of failures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from proxy.roster import Role
+from proxy.upstream.classify import Judge
+from proxy.upstream.outcome import Failure, Outcome
+
+
+def judged(message: str, code: int | None, *, generate: bool = False) -> Failure:
+    error = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": code}
+    verdict = Judge(generate, Role.DECODE).event(json.dumps({"error": error}).encode())
+    assert isinstance(verdict, Failure)
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome", "status"),
+    [
+        ("500: out of memory", Outcome.ENGINE_ERROR, 500),
+        ("503: The request queue is full.", Outcome.REJECTED, 503),
+        ("500: Decode transfer failed for request rank=0", Outcome.KV_TRANSFER, 502),
+        ("temperature must be non-negative, got -1.", Outcome.BAD_REQUEST, 400),
+        ("The input (500 tokens) is longer than 500: the limit", Outcome.BAD_REQUEST, 400),
+        ("400: no", Outcome.BAD_REQUEST, 400),
+    ],
+)
+def test_a_completion_of_0_5_2_tells_the_true_status_in_its_message(
+    message: str, outcome: Outcome, status: int
+) -> None:
+    failure = judged(message, 400)
+    assert (failure.outcome, failure.status) == (outcome, status)
+
+
+def test_a_status_that_is_no_400_is_true() -> None:
+    assert judged("500: as a client may write", 404).outcome is Outcome.BAD_REQUEST
