@@ -39,17 +39,28 @@ test: $(READY) ## run all the tests but the long ones
 test-e2e: $(READY) ## run the long tests: real clients at 512 at once, minutes without etcd, chaos
 	@exec $(BIN)/python -m pytest -m long $(ARGS)
 
-test-sglang: $(READY) ## run the tests against a real SGLang pair on a CPU, installing it first (2.6 GB)
+test-sglang: $(READY) ## run the tests against a real SGLang pair on a CPU, installing it first (3 GB)
 	@tests/real/run.sh $(BIN)/python $(ARGS)
+
+test-slurm: $(READY) ## run the Slurm job on a real Slurm of five nodes in namespaces (root, slurm-wlm, munge)
+	@exec $(BIN)/python -m pytest -m long tests/slurm $(ARGS)
+
+test-alerts: $(READY) ## fire every alert by a real fault, in a real Prometheus (apt-get install prometheus)
+	@exec $(BIN)/python -m pytest -m long tests/alerts $(ARGS)
+
+test-images: $(READY) ## build the images on stand-ins of their bases, and run them (as root; buildah, mmdebstrap, crun)
+	@exec $(BIN)/python -m pytest -m long tests/images $(ARGS)
 
 chaos: $(READY) ## random faults, again with CHAOS_SEED=n; CHAOS_SEEDS= how many, CHAOS_SECONDS= how long each
 	@exec $(BIN)/python -m pytest -m long tests/chaos -s $(ARGS)
 
-check: $(READY) ## lint, formatting, types and the direction of imports
+check: $(READY) ## lint, formatting, types, the direction of imports; scripts and the Dockerfile
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local -p deploy.slurm.benchmark -p deploy.grafana
+	$(BIN)/mypy -p proxy -p workers -p bench -p deploy.local -p deploy.slurm.benchmark -p deploy.images -p deploy.slurm.job -p deploy.grafana
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/shellcheck .ci/run $$(find deploy tests -name .cache -prune -o \( -name '*.sh' -o -name '*.slurm' \) -print)
+	$(BIN)/hadolint Dockerfile
 
 format: $(READY) ## format the code, and mend what the linter can mend
 	$(BIN)/ruff check --fix
@@ -61,11 +72,11 @@ bench: $(READY) ## measure the proxy beside sglang-router, on the same stub engi
 bench-failures: $(READY) ## 1,024 streams while 5 % of the transfers fail, beside sglang-router and mini_lb
 	@exec $(BIN)/python -m bench.failures $(ARGS)
 
-lock: ## write requirements.lock anew from pyproject.toml, keeping its pins (ARGS=--upgrade to move them)
+lock: ## write the two lock files anew from pyproject.toml, keeping its pins (ARGS=--upgrade to move them)
 	@deploy/local/lock.sh $(ARGS)
 
 clean: ## remove the environment, caches and build results
 	rm -rf "$(VENV)" build dist bench/build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find proxy workers bench deploy tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: ask-again help setup run test test-e2e test-sglang chaos check format bench bench-failures lock clean
+.PHONY: ask-again help setup run test test-e2e test-sglang test-images test-slurm test-alerts chaos check format bench bench-failures lock clean

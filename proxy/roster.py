@@ -65,7 +65,7 @@ class Worker:
     weights_fingerprint: str | None = None
     node: str | None = None
     control_url: str | None = None
-    """The wrapper's own port; None where there is no wrapper."""
+    """pd-worker's own port (http://host:port), where its /metrics is; None where there is no pd-worker."""
     instance: str | None = None
     """UUID of the process: another value under the same worker_id is another process."""
     state: State = State.READY

@@ -24,7 +24,7 @@ VERSION_LIMIT_S = 60.0
 """why: the first start of an interpreter in a fresh container, from a slow disk, takes tens of seconds."""
 _ASK_VERSION = "import importlib.metadata as m; print(m.version('sglang'))"
 _SIOCGIFADDR = 0x8915
-_EVERY_ADDRESS = ("0.0.0.0", "::")
+EVERY_ADDRESS = ("0.0.0.0", "::")
 _NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 
@@ -122,7 +122,7 @@ def reached_at(settings: LaunchSettings, node: str) -> str | None:
     """The address that was said; else the one that the engine is to listen on, if it is one; else a guess."""
     if settings.advertise_host is not None:
         return settings.advertise_host
-    if settings.host is not None and settings.host not in _EVERY_ADDRESS:
+    if settings.host is not None and settings.host not in EVERY_ADDRESS:
         return settings.host
     return find_address(settings.etcd_endpoints, node)
 

@@ -22,6 +22,7 @@ from workers.announcer import Announcer
 from workers.console import Console, ConsoleLogger, line_of
 from workers.drain import Leaving
 from workers.engine_api import EngineApi, ServerFacts, key_in
+from workers.facts import EVERY_ADDRESS
 from workers.figures import Figures
 from workers.http import Control
 from workers.plan import LaunchPlan
@@ -101,7 +102,9 @@ async def _serve(
         except OSError as error:
             log.error(f"cannot listen on {host}:{settings.control_port}: {error.strerror}")
             return PORT_TAKEN
-        record.control_url = f"http://{_bracketed(plan.advertise_host)}:{port}"
+        # Others are told where it listens; of "every address", the one at which they reach the engine too.
+        reached = plan.advertise_host if host in EVERY_ADDRESS or not settings.control_host else host
+        record.control_url = f"http://{_bracketed(reached)}:{port}"
         log.info("starting", role=role.value, model=plan.model_name, control=record.control_url)
         if settings.console:
             console.follow(plan.log_file, _size(plan))

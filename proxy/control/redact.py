@@ -27,6 +27,8 @@ def _member(name: str, value: object) -> object:
         or "api_key" in name.lower()
         or "password" in name.lower()
         or "keyfile" in name.lower()
+        # 0.5.23's whole command line, the api key's flag in it.
+        or name == "launch_command"
     ):
         return value if value is None or isinstance(value, (bool, int, float)) else _MASK
     return redacted(value)

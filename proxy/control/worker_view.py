@@ -36,6 +36,7 @@ def worker_view(member: Member, now: float) -> dict[str, object]:
         "tp_size": worker.tp_size,
         "dp_size": worker.dp_size,
         "node": worker.node,
+        "control_url": worker.control_url,
     }
 
 

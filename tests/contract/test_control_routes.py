@@ -237,6 +237,7 @@ async def test_server_info_has_mini_lbs_shape_and_no_secret(house: House, route:
     told = {
         "api_key": "sk-2",
         "hf_token": "sk-3",
+        "launch_command": "--model-path m --api-key sk-5",
         "max_total_num_tokens": 7,
         "nested": [{"password": "sk-4"}],
     }

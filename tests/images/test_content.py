@@ -11,7 +11,7 @@ from tests.images.conftest import ETCD, PROXY, WORKER
 from tests.images.standins import PYTHON_IMAGE, WORKER_BASE
 from tests.unit.deploy.needed import ROOT, done, program
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 OURS = "opt/pd"
 PYTHONS = ("usr/lib/python3", "usr/lib/python3.11", "usr/local/lib", "usr/bin", "trap")

@@ -18,7 +18,7 @@ from tests.support.engines import expected, start_engine
 from tests.support.etcd import free_ports
 from tests.support.proxies import eventually
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 START_S = 60.0
 DATA = {"destination": "/var/lib/etcd", "type": "tmpfs", "source": "data", "options": ["mode=1777"]}

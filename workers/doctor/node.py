@@ -83,8 +83,8 @@ def examine(settings: LaunchSettings, environ: Mapping[str, str], root: Path = P
         name=name,
         name_resolves_to=_resolve(name),
         address=address,
-        address_is_ours=address is not None and _why_not_listen(address, 0) is None,
-        ports={port: _why_not_listen(settings.host or "", port) for port in ports},
+        address_is_ours=address is not None and why_not_listen(address, 0) is None,
+        ports={port: why_not_listen(settings.host or "", port) for port in ports},
         imports={module: _why_not_import(settings.engine_python, module, environ) for module in modules},
         engine_version=version,
         plan_error=plan_error,
@@ -171,7 +171,8 @@ def _resolve(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-def _why_not_listen(host: str, port: int) -> str | None:
+def why_not_listen(host: str, port: int) -> str | None:
+    """Why nobody could listen there now; None: one could. An empty host is all addresses."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -29,6 +29,14 @@ def test_prometheus_takes_the_configuration() -> None:
     done([promtool(), "check", "config", "prometheus.yml"], FOLDER)
 
 
+def test_every_kind_of_target_that_a_proxy_tells_of_has_a_job() -> None:
+    (found,) = documents(FOLDER / "prometheus.yml")
+    jobs = {job["job_name"]: job for job in found["scrape_configs"]}
+    assert set(jobs) == {"pd-proxy", "sglang", "pd-worker"}
+    for name in ("sglang", "pd-worker"):
+        assert jobs[name]["relabel_configs"] == [{"source_labels": ["job"], "regex": name, "action": "keep"}]
+
+
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_alerts_fire_and_rest_as_meant(path: Path) -> None:
     done([promtool(), "test", "rules", path.name], path.parent)
@@ -90,8 +98,14 @@ def test_an_alert_says_how_urgent_it_is_and_where_to_read_on() -> None:
         assert rule["labels"]["severity"] in SEVERITIES
         assert rule["annotations"]["summary"]
         path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert path == "docs/runbook.md"
+        assert path == "{{ $externalLabels.pd_docs }}/runbook.md"
         assert sections[anchor] == rule["alert"]
+
+
+def test_the_label_that_links_begin_with_is_set_and_stays_off_the_alerts() -> None:
+    (found,) = documents(FOLDER / "prometheus.yml")
+    assert found["global"]["external_labels"]["pd_docs"].startswith("https://")
+    assert found["alerting"]["alert_relabel_configs"] == [{"regex": "pd_docs", "action": "labeldrop"}]
 
 
 def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:

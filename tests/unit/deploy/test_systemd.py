@@ -105,13 +105,6 @@ def test_the_worker_takes_its_command_line_and_has_time_to_drain() -> None:
     assert int(limit_s) > leaving_s + 10
 
 
-def test_prometheus_looks_where_the_worker_tells() -> None:
-    settings = read_settings(["--config", str(FOLDER / "worker-prefill.toml")])
-    assert (
-        f"replacement: ${{1}}:{settings.control_port}" in (DEPLOY / "prometheus/prometheus.yml").read_text()
-    )
-
-
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_only_the_main_process_is_signalled(path: Path) -> None:
     assert of(path.name, "Service", "KillMode") == ["mixed"]

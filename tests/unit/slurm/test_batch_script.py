@@ -58,6 +58,12 @@ def test_an_unknown_runtime_is_an_error_that_lists_the_known_ones(tmp_path: Path
     assert "'lxc' is none of docker, podman, enroot, none" in done.stderr
 
 
+def test_an_environment_that_is_not_there_is_an_error_that_says_how_to_make_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "--dry-run", PD_JOB_RUNTIME="none", PD_JOB_PYTHON="/nowhere/python")
+    assert done.returncode == 2
+    assert "PD_JOB_PYTHON: there is no /nowhere/python: is there a checkout in" in done.stderr
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     done = run(tmp_path, "--dry-run", PD_JOB_RUNTIME="none")
     assert done.returncode == 0, done.stderr
