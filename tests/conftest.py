@@ -6,6 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import uvloop
+from hypothesis import settings
+
+# A law that is slow to look at is no broken law, and the machine may be busy.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -122,6 +122,7 @@ async def test_every_member_of_generates_events_goes_on(version: str, disjoint: 
                 "completion_tokens",
                 "finish_reason",
                 "input_token_logprobs",
+                "output_token_logprobs_length",
                 "weight_versions",
             ):
                 assert mine["meta_info"].get(key) == theirs["meta_info"].get(key), key

@@ -261,7 +261,7 @@ class OpenAIAccount:
         self.text += "".join(shown)
 
     def _tell(self, choice: _Choice, usage: _Usage | None, shown: list[str]) -> None:
-        delta, told = choice.delta, self.told
+        delta = choice.delta
         if delta is None:
             text = choice.text
         else:
@@ -280,13 +280,14 @@ class OpenAIAccount:
             self.ids = self.ids or array(_ID)
             self.ids.extend(choice.token_ids)
             self.prompt_ids = self.prompt_ids or choice.prompt_token_ids
+            if text:
+                self.before = (self.told - len(choice.token_ids), self._length)
+                self._length += len(text)
         elif text:
             self.ids = None
         if text:
             shown.append(text)
             self.seam = self.told
-            self.before = (told, self._length)
-            self._length += len(text)
         if choice.finish_reason is not None:
             self.finished = True
         if choice.index:
