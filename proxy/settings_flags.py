@@ -114,7 +114,8 @@ def _lowered(text: str) -> str:
 
 def _add_theirs(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group(
-        "names of sglang-router 0.3.2", "Its other flags are refused with the reason: docs/configuration.md."
+        "names of sglang-router 0.3.2",
+        "Its other flags are refused with the reason: docs/upgrading-from-sglang-router.md.",
     )
     ours = {leaf.flag for leaf in LEAVES.values()}
     for flag in ROUTER_FLAGS:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from proxy.router_flags import ROUTER_FLAGS, RouterFlag
 from proxy.settings_catalogue import LEAVES, SECTIONS, Leaf, shown
 from proxy.settings_flags import flags_of
 from proxy.settings_loading import Loaded
@@ -45,8 +44,7 @@ def markdown() -> str:
     for section, model in SECTIONS.items():
         rows = [_row(leaf) for leaf in LEAVES.values() if leaf.section == section]
         parts.append(f"## {section}\n\n{model.__doc__}\n\n{_HEAD}" + "\n".join(rows) + "\n")
-    rows = [_router_row(flag) for flag in ROUTER_FLAGS]
-    return "\n".join([*parts, _ROUTER + "\n".join(rows) + "\n"])
+    return "\n".join([*parts, _ROUTER])
 
 
 def _cell(text: str) -> str:
@@ -57,16 +55,6 @@ def _row(leaf: Leaf) -> str:
     names = ", ".join(f"`{name}`" for name in flags_of(leaf))
     default = f"`{shown(leaf, leaf.default)}`"
     return f"| `{leaf.name}` | {_cell(leaf.description)} | {_cell(leaf.allowed)} | {default} | {names} |"
-
-
-def _router_row(flag: RouterFlag) -> str:
-    if flag.refused:
-        what = "refused"
-    elif flag.settings:
-        what = "sets " + ", ".join(f"`{dotted}`" for dotted in flag.settings)
-    else:
-        what = "accepted" + (f" as `{flag.only[0]}` only" if flag.only else "")
-    return f"| `{flag.name}` | {what} | {_cell(flag.why)} |"
 
 
 _HEAD = "| name | what | allowed | default | flags |\n|---|---|---|---|---|\n"
@@ -106,7 +94,5 @@ _ROUTER = """\
 
 `pd-proxy` takes the command line of `python -m sglang_router.launch_router --pd-disaggregation`. Where a flag
 is left out, the default above holds, not theirs. What cannot be honoured is refused by name.
-
-| flag | here | |
-|---|---|---|
+[Flag by flag](upgrading-from-sglang-router.md).
 """
