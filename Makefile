@@ -7,7 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready-all
+RUNNABLE := $(VENV)/.ready-run
 # Empty: the newest of python3.13, python3.12, python3.11, python3 that is at least 3.11.
 PYTHON ?=
 # Where `make run` listens.
@@ -23,14 +24,17 @@ help: ## list the targets
 setup: $(READY) ## make the environment in .venv from requirements.lock
 
 $(READY): requirements.lock pyproject.toml deploy/local/venv.sh
-	@deploy/local/venv.sh "$(VENV)" $(PYTHON)
+	@deploy/local/venv.sh "$(VENV)" all $(PYTHON)
+
+$(RUNNABLE): requirements-run.lock pyproject.toml deploy/local/venv.sh
+	@deploy/local/venv.sh "$(VENV)" run $(PYTHON)
 
 ifneq ($(PYTHON),)
 # An environment may be ready, but with another Python than the one asked for.
-$(READY): ask-again
+$(READY) $(RUNNABLE): ask-again
 endif
 
-run: $(READY) ## start etcd, two simulated prefills and decodes, and the proxy on :30000 (PORT=, HOST=)
+run: $(RUNNABLE) ## start etcd, two simulated prefills and decodes, and the proxy on :30000 (PORT=, HOST=)
 	@exec $(BIN)/python -m deploy.local.run --host $(HOST) --port $(PORT) $(ARGS)
 
 test: $(READY) ## run all the tests but the long ones
@@ -72,7 +76,7 @@ bench: $(READY) ## measure the proxy beside sglang-router, on the same stub engi
 bench-failures: $(READY) ## 1,024 streams while 5 % of the transfers fail, beside sglang-router and mini_lb
 	@exec $(BIN)/python -m bench.failures $(ARGS)
 
-lock: ## write the two lock files anew from pyproject.toml, keeping its pins (ARGS=--upgrade to move them)
+lock: ## write the lock files anew from pyproject.toml, keeping their pins (ARGS=--upgrade to move them)
 	@deploy/local/lock.sh $(ARGS)
 
 clean: ## remove the environment, caches and build results

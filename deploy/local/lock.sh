@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Usage: lock.sh [--upgrade]
-# Writes two lock files from pyproject.toml, each for every Python from 3.11 on, with hashes:
+# Writes the lock files from pyproject.toml, each for every Python from 3.11 on, with hashes:
 #   requirements.lock          everything that developing, testing and running need
-#   requirements-runtime.lock  what running needs, at the same versions: for images
+#   requirements-run.lock      what `make run` needs, at the same versions
+#   requirements-runtime.lock  what the package itself needs, at the same versions: for images
 # Pins that still satisfy pyproject.toml stay; --upgrade moves them to the newest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -18,5 +19,6 @@ lock() {
 }
 
 lock --group dev "$@" --output-file requirements.lock
+lock --group local --constraint requirements.lock --output-file requirements-run.lock
 lock --constraint requirements.lock --output-file requirements-runtime.lock
-echo "requirements.lock and requirements-runtime.lock are written; 'make setup' installs the first."
+echo "The lock files are written; 'make setup' installs requirements.lock."

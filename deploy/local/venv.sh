@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Usage: venv.sh FOLDER [PYTHON]
-# Makes the virtual environment FOLDER with what requirements.lock pins, and this project in it, editable.
-# FOLDER/.ready is written last: make takes its absence as "not done".
+# Usage: venv.sh FOLDER all|run [PYTHON]
+# Makes the virtual environment FOLDER with what requirements.lock pins (all), or with the quarter of it that
+# `make run` needs (requirements-run.lock), and this project in it, editable.
+# FOLDER/.ready-all or .ready-run is written last: make takes its absence as "not done".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-folder=${1:?usage: venv.sh FOLDER [PYTHON]}
-wanted=${2:-}
+folder=${1:?usage: venv.sh FOLDER all|run [PYTHON]}
+part=${2:?usage: venv.sh FOLDER all|run [PYTHON]}
+wanted=${3:-}
+case $part in
+    all) lock=requirements.lock ;;
+    run) lock=requirements-run.lock ;;
+    *) echo "venv.sh: $part is neither all nor run" >&2; exit 2 ;;
+esac
 
 fail() {
     printf 'set-up: %s\n' "$@" >&2
@@ -65,15 +72,17 @@ version_of() {
 is_up_to_date() {
     local input
     is_usable || return 1
-    for input in requirements.lock pyproject.toml deploy/local/venv.sh; do
-        [ "$folder/.ready" -nt "$input" ] || return 1
+    for input in "$lock" pyproject.toml deploy/local/venv.sh; do
+        [ "$folder/.ready-$part" -nt "$input" ] || return 1
     done
 }
 
 ! is_up_to_date || exit 0
-rm -f "$folder/.ready"
+rm -f "$folder"/.ready-*
 is_usable || make_environment
-echo "set-up: installing what requirements.lock pins"
-install --require-hashes -r requirements.lock || fail "pip could not install requirements.lock (see above)."
+echo "set-up: installing what $lock pins"
+install --require-hashes -r "$lock" || fail "pip could not install $lock (see above)."
 install --no-deps --no-build-isolation -e . || fail "pip could not install this project (see above)."
-touch "$folder/.ready"
+# Who has all has what `make run` needs.
+[ "$part" = run ] || touch "$folder/.ready-run"
+touch "$folder/.ready-$part"
