@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,19 +64,22 @@ class Child:
         return "\n".join(f"    {line}" for line in lines) or "    (it wrote nothing)"
 
 
-async def spawn(name: str, argv: Sequence[str], log: Path) -> Child:
-    """Starts a service; both its outputs go to the file `log`.
+async def spawn(
+    name: str, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, append: bool = False
+) -> Child:
+    """Starts a service; both its outputs go to the file `log`, anew or (`append`) after what is there.
 
     Raises:
         LaunchError: the program cannot be started.
     """
-    with log.open("wb") as output:
+    with log.open("ab" if append else "wb") as output:
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
+                env=env,
                 # Its own session: the terminal's Ctrl-C reaches us alone, who know in what order to end.
                 start_new_session=True,
                 preexec_fn=_die_with(os.getpid()),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from proxy.errors import UpstreamFailure
 from proxy.roster import Worker
 from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.lost_host import notice_lost_host
 
 
 class ConnectFailed(UpstreamFailure):
@@ -57,6 +58,7 @@ class _Lane:
             _, connection = await self.loop.create_connection(
                 lambda: UpstreamConnection(self), self.host, self.port, ssl=self.tls
             )
+        notice_lost_host(connection.transport)
         return connection
 
     def on_made(self, connection: UpstreamConnection) -> None:

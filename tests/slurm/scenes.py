@@ -23,7 +23,7 @@ CURL = (
 
 def recipe(weights: Path, **more: str) -> dict[str, str]:
     """What the recipe's user exports, and that there is neither a container nor a GPU."""
-    own = {"PD_JOB_RUNTIME": "none", "PD_JOB_ENGINE": "simulated"}
+    own = {"PD_JOB_RUNTIME": "none", "PD_JOB_ENGINE": "simulated", "TMPDIR": str(scratch(weights))}
     return {"xP": "2", "yD": "2", "MODEL_NAME": "Qwen3-32B", "MODEL_DIR": str(weights), **own, **more}
 
 
@@ -40,15 +40,24 @@ def sweep(script: Path, weights: Path, **more: str) -> dict[str, str]:
     return recipe(weights, **benchmark, **more)
 
 
-def left_on_any_node(slurm: Cluster) -> dict[int, list[str]]:
-    """Processes and folders of jobs that are over."""
+def scratch(weights: Path) -> Path:
+    """Where a test's job makes its temporary files, on all nodes."""
+    folder = weights.parent / "scratch"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def left_on_any_node(slurm: Cluster, weights: Path) -> dict[int, list[str]]:
+    """Processes and temporary files of a test's job that is over."""
     found = {node: slurm.processes(node) for node in range(1, NODES + 1)}
-    folders = [str(path) for path in Path("/tmp").glob("pd-job-*")]
-    return {node: lines for node, lines in found.items() if lines} | ({0: folders} if folders else {})
+    found[0] = [str(path) for path in scratch(weights).iterdir()]
+    return {node: lines for node, lines in found.items() if lines}
 
 
-async def nothing_is_left(slurm: Cluster) -> None:
-    await holds(lambda: left_on_any_node(slurm) == {}, 40, lambda: str(left_on_any_node(slurm)))
+async def nothing_is_left(slurm: Cluster, weights: Path) -> None:
+    await holds(
+        lambda: left_on_any_node(slurm, weights) == {}, 40, lambda: str(left_on_any_node(slurm, weights))
+    )
 
 
 async def holds(condition: Callable[[], bool], limit_s: float, told: Callable[[], str]) -> None:

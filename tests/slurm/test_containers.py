@@ -56,7 +56,7 @@ async def test_a_container_gets_all_it_needs_and_ends_by_itself_when_its_step_is
     await job.says("the service is not ready", 60)
     job.cancel()
     await job.ends(45)
-    await nothing_is_left(slurm)
+    await nothing_is_left(slurm, weights)
     assert theirs(containers) == sorted([names[2], "somebody-elses@n2"])  # a real daemon forgets it (--rm)
 
 

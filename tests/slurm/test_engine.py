@@ -53,4 +53,4 @@ async def test_an_engine_writes_the_recipes_log_is_started_again_and_leaves_noth
     assert '"text"' in slurm.on(1, "bash", "-c", CURL), job.told()
     job.cancel()
     await job.ends(45)
-    await nothing_is_left(slurm)
+    await nothing_is_left(slurm, weights)

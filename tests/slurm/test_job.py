@@ -43,7 +43,7 @@ async def test_serve_mode_answers_the_recipes_curl_on_the_proxys_node_and_scance
     job.cancel()
     await job.ends(45)
     assert job.state == "CANCELLED"
-    await nothing_is_left(slurm)
+    await nothing_is_left(slurm, weights)
     for rank in range(NODES):
         assert "ended with 143" in job.log(f"pd_sglang_bench_serving.sh_NODE{rank}.log"), job.told()
 
@@ -65,14 +65,14 @@ async def test_benchmark_mode_runs_bench_serving_and_prints_the_parsers_table(
         ["2p2d", "64", "32", "16", "32"],
     ]
     assert all(row in job.said for row in rows), job.told()
-    await nothing_is_left(slurm)
+    await nothing_is_left(slurm, weights)
 
 
 async def test_a_decode_node_cut_off_in_mid_sweep_costs_no_request_and_the_job_lives(
     slurm: Cluster, weights: Path, jobs: list[Job], tmp_path: Path, bench_serving: Path
 ) -> None:
     cells = {"BENCHMARK_COMBINATIONS": "64/256", "BENCHMARK_CONCURRENCY_LEVELS": "16 32"}
-    slow = {"PD_JOB_DECODE_ARGS": "--decode-ms-per-token 30", "PD_UPSTREAM_BETWEEN_CHUNKS_S": "20s"}
+    slow = {"PD_JOB_DECODE_ARGS": "--decode-ms-per-token 30", "PD_JOB_ORPHANED_S": "20"}
     job = submit(slurm, tmp_path, NODES, sweep(bench_serving, weights, **cells, **slow))
     jobs.append(job)
     await job.says(r"\[1/2\] isl 64 osl 256 con 16 \.\.\.", READY_S)
@@ -83,6 +83,7 @@ async def test_a_decode_node_cut_off_in_mid_sweep_costs_no_request_and_the_job_l
     assert "Total runs parsed: 2" in job.said, job.told()
     assert "FAILED REQUESTS" not in job.said, job.told()
     assert "3 of 4 workers serve" in job.said, job.told()
+    await nothing_is_left(slurm, weights)  # not on the node that nobody could reach, either
 
 
 async def test_a_killed_etcd_and_a_killed_proxy_are_started_again_and_find_the_workers(
@@ -184,7 +185,7 @@ async def test_a_worker_that_does_not_start_ends_the_job_and_every_node_prints_w
         log = job.log(f"pd_sglang_bench_serving.sh_NODE{rank}.log")
         assert "decode): decode ended with exit code 2" in log, job.told()
         assert "unrecognized arguments: --no-such-flag" in log, job.told()
-    await nothing_is_left(slurm)
+    await nothing_is_left(slurm, weights)
 
 
 async def test_inside_an_salloc_the_same_script_runs_and_its_exit_code_is_the_sweeps(
@@ -201,4 +202,4 @@ async def test_inside_an_salloc_the_same_script_runs_and_its_exit_code_is_the_sw
     said = slurm.run("bash", "-c", '"$@" 2>&1; echo "code $?"', "-", *words, environ=environ, cwd=tmp_path)
     assert said.endswith("code 1\n"), said
     assert "NO RESULT: isl 64 osl 32 con 4 iter 1: exit code 1" in said
-    await nothing_is_left(slurm)
+    await nothing_is_left(slurm, weights)

@@ -123,8 +123,7 @@ class Agent:
     @asynccontextmanager
     async def _on(self, board: Board) -> AsyncIterator[Board]:
         """This node's word on the board; at the end rank 0 ends the others, and waits for them."""
-        await self._registry(board)
-        await board.tell(Status("up"))
+        await self._join(board)
         try:
             yield board
         except Exception as error:
@@ -150,8 +149,8 @@ class Agent:
         else:
             await board.leave()
 
-    async def _registry(self, board: Board) -> None:
-        """Waits until the registry answers with the job's password; rank 0 has it asked for."""
+    async def _join(self, board: Board) -> None:
+        """Waits for the registry, and says that this node is up; rank 0 has the password asked for first."""
         plan, last = self._plan, ""
         try:
             async with asyncio.timeout(REGISTRY_S):
@@ -159,7 +158,7 @@ class Agent:
                     try:
                         if plan.proxy is not None:
                             await lock(plan.registry[0], self._secret)
-                        await board.ended()
+                        await board.tell(Status("up"))
                         return
                     except RegistryError as error:
                         last = error.message

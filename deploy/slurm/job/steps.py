@@ -39,7 +39,7 @@ def of_node(settings: JobSettings, place: Place, plan: str, passed: Sequence[str
     where = ("--nodes=1", "--ntasks=1", f"--nodelist={place.node}")
     if settings.runtime in (Runtime.DOCKER, Runtime.PODMAN):
         command = _command("node", "--line", plan)
-        name = f"pd-{settings.job}-node{place.rank}"
+        name = f"{_name(settings)}-node{place.rank}"
         return (
             *_SRUN,
             *where,
@@ -54,24 +54,29 @@ def of_look(settings: JobSettings, place: Place, passed: Sequence[str]) -> tuple
     """The step in which a node looks at itself; one a node, for srun mixes the long lines of several."""
     where = ("--nodes=1", "--ntasks=1", f"--nodelist={place.node}")
     if settings.runtime in (Runtime.DOCKER, Runtime.PODMAN):
-        name = f"pd-{settings.job}-look{place.rank}"
+        name = f"{_name(settings)}-look{place.rank}"
         return (*_SRUN, *where, "bash", "-c", _in_container(settings, place, name, _command("look"), passed))
     return (*_SRUN, *where, *_pyxis(settings, passed), *_command("look", settings=settings))
 
 
 def of_cleaning(settings: JobSettings, places: Sequence[Place]) -> tuple[str, ...]:
-    """The step that removes what is left of this job's containers, by its label; none where there is none."""
-    if settings.runtime not in (Runtime.DOCKER, Runtime.PODMAN):
+    """The step that removes what is left of this job's own containers; empty where there are none."""
+    if settings.runtime is Runtime.NONE:
         return ()
     runtime = settings.runtime.value
-    mine = f"{runtime} ps --all --quiet --filter label={_LABEL}={settings.job}"
-    return (
-        *_SRUN,
-        *_everywhere(places),
-        "bash",
-        "-c",
-        f"{mine} | xargs --no-run-if-empty {runtime} rm --force",
-    )
+    if settings.runtime is Runtime.ENROOT:  # pyxis puts words before the name, and may keep it for ever
+        remove = (
+            f"enroot list | grep -E '(^|_){_name(settings)}$' | xargs --no-run-if-empty enroot remove --force"
+        )
+    else:
+        mine = f"{runtime} ps --all --quiet --filter label={_LABEL}={settings.job}"
+        remove = f"{mine} | xargs --no-run-if-empty {runtime} rm --force"
+    return (*_SRUN, *_everywhere(places), "bash", "-c", remove)
+
+
+def _name(settings: JobSettings) -> str:
+    """Of the job's container on a node, or its beginning."""
+    return f"pd-{settings.job}"
 
 
 def _everywhere(places: Sequence[Place]) -> tuple[str, ...]:
@@ -96,7 +101,7 @@ def _pyxis(settings: JobSettings, passed: Sequence[str]) -> tuple[str, ...]:
     mounts = [f"{settings.log_path}:{settings.log_path}"]
     mounts += [f"{folder}:{folder}:ro" for folder in _read_only(settings)]
     return (
-        *(f"--container-image={settings.image}", f"--container-name=pd-{settings.job}"),
+        *(f"--container-image={settings.image}", f"--container-name={_name(settings)}"),
         *(f"--container-mounts={','.join(mounts)}", "--container-writable", "--no-container-mount-home"),
         f"--container-env={','.join(sorted({*passed, *_TOLD_BY_SRUN}))}",
         *settings.runtime_arguments,

