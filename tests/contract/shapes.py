@@ -14,7 +14,7 @@ _PLACE = re.compile(r"""File "[^"]*", line \d+|'ctx': \{'error': '[^']*'\}""")
 def keys(value: Any) -> Any:
     """The shape of a JSON value: keys in order, types of leaves."""
     if isinstance(value, dict):
-        return tuple((key, "names" if _by_token(key, one) else keys(one)) for key, one in value.items())
+        return tuple((key, "any" if _varies(key, one) else keys(one)) for key, one in value.items())
     if isinstance(value, list):
         return tuple(keys(one) for one in value[:1])
     return (
@@ -22,11 +22,11 @@ def keys(value: Any) -> Any:
     )
 
 
-def _by_token(key: str, value: Any) -> bool:
-    """Whether these are a completion's likely tokens: their texts are the keys."""
-    return (
-        key == "top_logprobs" and isinstance(value, list) and (not value or "token" not in (value[-1] or {}))
-    )
+def _varies(key: str, value: Any) -> bool:
+    """Whether it depends on the token: its bytes, and a completion's likely ones, whose texts are keys."""
+    if key == "top_logprobs" and isinstance(value, list):
+        return not value or "token" not in (value[-1] or {})
+    return key == "bytes"
 
 
 def loose(value: Any) -> Any:

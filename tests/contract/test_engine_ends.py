@@ -63,11 +63,9 @@ async def test_what_is_aborted_ends_as_recorded(name: str, streamed: bool) -> No
 @pytest.mark.parametrize("name", ENDS)
 async def test_a_full_queue_is_told_as_recorded(name: str, streamed: bool) -> None:
     path, body = ENDS[name]
-    # A chat's was not recorded; it is a completion's.
-    recorded = name if streamed or name != "chat" else "completions"
     async with busy_engine(max_running_requests=1, max_queued_requests=0) as engine:
         ours = await ask(engine, path, {**body, "stream": streamed})
-    real = capture(f"narrow_{recorded}_queue_full{'_stream' if streamed else ''}")
+    real = capture(f"narrow_{name}_queue_full{'_stream' if streamed else ''}")
     same_head(ours, real)
     if streamed:
         assert event_shapes(ours) == event_shapes(real)

@@ -101,9 +101,10 @@ async def test_a_wrong_bootstrap_port_is_masked_where_there_is_another_prefill(
     wanted = [await plain_text(fleet, http, prompt) for prompt in PROMPTS]
     with fleet.another_proxy(prefills, fleet.decodes) as proxy:
         await until_ready(proxy, http, 3)
-        for number in range(8):
-            told = await events(http, proxy, "/generate", body_for("/generate", PROMPTS[number % 4]))
-            assert streamed_text("/generate", told) == wanted[number % 4]
+        for number, prompt in enumerate(PROMPTS):
+            told = await events(http, proxy, "/generate", body_for("/generate", prompt))
+            assert streamed_text("/generate", told) == wanted[number]
+        assert sum((await metric(http, proxy, "pd_retries_total")).values()) >= 1
     await idle_within(http, 10, *fleet.prefills, *fleet.decodes)
 
 
@@ -117,7 +118,6 @@ async def test_a_wrong_bootstrap_port_alone_is_told_in_clear_words(
         await until_listening(proxy, http)
         async with http.post(proxy + path, json=body_for(path, PROMPTS[0])) as answer:
             told = await answer.json()
-            print(answer.status, told)
             assert answer.status in (502, 503, 504)
         assert "bootstrap" in told["error"]["message"]
     await idle_within(http, 10, prefill, fleet.decodes[0])
@@ -145,8 +145,6 @@ async def test_transfers_that_fail_are_not_seen_by_clients(fleet: Fleet, http: a
                 for number in range(120):
                     tasks.create_task(one(number))
             retries = await metric(http, proxy, "pd_retries_total")
-        failed = await metric(http, flaky.url, "sglang:num_transfer_failed_reqs_total")
-        print(retries, failed)
         assert sum(retries.values()) >= 3
     finally:
         assert await asyncio.to_thread(flaky.terminate) == 0
