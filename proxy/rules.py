@@ -125,6 +125,7 @@ def carriage(settings: Settings) -> CarriageRules:
             answer_bytes=settings.limits.answer_bytes,
         ),
         logprobs_wait_s=upstream.logprobs_wait_s,
+        deaths=retries.deaths,
         continuation=Mode(retries.continuation),
         tokenizers=tuple(named(value) for value in retries.tokenizer),
     )

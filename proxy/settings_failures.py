@@ -52,6 +52,8 @@ class Retries(Section):
     """Retries a second that are there beside those."""
     redispatch_per_s: RateAboveZero = 500.0
     """Requests a second that go elsewhere from one worker whose connections broke."""
+    deaths: Count = 2
+    """Workers that may die with a request in hand, before it is taken for what kills them and given up."""
     longest_retry_after_s: Seconds = 10.0
     """Longest Retry-After of a worker that is waited for, where no other worker is left."""
     report_attempts: bool = True

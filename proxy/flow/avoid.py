@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from proxy.roster import Role
 from proxy.routing.member import Member
 from proxy.routing.placement import Edge, Placement
-from proxy.upstream.outcome import Failure
+from proxy.upstream.outcome import Failure, Outcome
 
 
 class Avoid(Collection[Edge]):
@@ -30,7 +30,9 @@ class Avoid(Collection[Edge]):
             self.keep = None
             return
         prefill, decode = placement.prefill, placement.decode
-        failed, self.keep = (decode, prefill) if failure.role is Role.DECODE else (prefill, decode)
+        # A decode that hears nothing of its prefill's bootstrap server tells of the prefill.
+        of_decode = failure.role is Role.DECODE and failure.outcome is not Outcome.KV_BOOTSTRAP
+        failed, self.keep = (decode, prefill) if of_decode else (prefill, decode)
         if failure.told_to_wait_s is not None:
             self._resting[failed.worker.worker_id] = now + failure.told_to_wait_s
 

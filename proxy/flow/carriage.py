@@ -17,6 +17,7 @@ from proxy.flow.continuation.tokenizers import Tokenizers
 from proxy.flow.errand import Errand
 from proxy.flow.farewell import as_failure
 from proxy.flow.logprobs import merge_prompt_logprobs
+from proxy.flow.poison import has_killed, poisonous
 from proxy.flow.recipient import Amend, Recipient
 from proxy.flow.retrier import Retrier, RetrierRules
 from proxy.flow.retry import Retry
@@ -59,6 +60,8 @@ class CarriageRules:
     exchange: ExchangeRules
     logprobs_wait_s: float = 5.0
     """How long the first event waits for what only prefill knows."""
+    deaths: int = 2
+    """So many workers may die with a request in hand; then it is given up."""
     continuation: Mode = Mode.ON
     """Which broken streams are continued."""
     tokenizers: tuple[Named, ...] = ()
@@ -212,8 +215,13 @@ class Carriage:
             errand.deadline = _NEVER  # a stream that has begun has none
             if telling.progressed():
                 errand.attempts = 1
+                errand.deaths = 0
         if failure.outcome in _BROKE_OFF:
             await means.sleep(_AFTERMATH_S)
+        if await has_killed(failure, placement, means.carriers.is_there):
+            errand.deaths += 1
+            if errand.deaths >= self._rules.deaths:
+                return errand.ends(poisonous(failure, errand.deaths))
         now = means.clock.monotonic()
         decision = self.retrier.after(failure, errand.attempts, placement, now, errand.deadline)
         if not isinstance(decision, Retry):

@@ -28,6 +28,8 @@ class Errand(msgspec.Struct):
     """Monotonic seconds by which the last attempt must begin; infinite: none."""
     attempts: int = 0
     """Those that count, since the last progress."""
+    deaths: int = 0
+    """Workers that have died with it in hand, since the last progress."""
     avoid: Avoid | None = None
     """None before the first failure."""
     telling: Telling | None = None

@@ -12,6 +12,8 @@ from proxy.roster import Worker
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.lost_host import notice_lost_host
 
+_THERE_S = 0.5  # why: a kernel that is there answers within a round trip, whatever its processes do
+
 
 class ConnectFailed(UpstreamFailure):
     """A worker took no connection: nothing of the request has reached it."""
@@ -148,6 +150,16 @@ class Carriers:
             raise ConnectFailed(f"cannot connect to {worker.role} {worker.worker_id}: {reason}") from None
         self._on_connect(worker, True)
         return connection
+
+    async def is_there(self, worker: Worker) -> bool:
+        """Whether a worker takes a connection at once; the connection is kept for the next request."""
+        try:
+            async with asyncio.timeout(_THERE_S):
+                connection = await self.connect(worker)
+        except (ConnectFailed, TimeoutError):
+            return False
+        self._lanes[worker.url].on_idle(connection)
+        return True
 
     def distrust(self, worker: Worker) -> None:
         """Closes the idle connections to a worker: one of them was closed at its other end."""

@@ -63,12 +63,22 @@ class Scripted:
     """The bodies of /abort_request."""
     scripts_aborts: bool = False
     """Whether the script answers those too."""
+    server: asyncio.Server | None = None
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def die(self) -> None:
+        """Takes no more connections, and cuts those that are there, as a process that is killed."""
+        assert self.server is not None
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
 
     async def state(self) -> dict[str, Any]:
         return {"running": self.live, "waiting": 0}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection, self.connections = self.connections, self.connections + 1
+        self.writers.add(writer)
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -95,6 +105,7 @@ class Scripted:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.writers.discard(writer)
             writer.close()
 
 
@@ -147,6 +158,7 @@ async def start_worker(role: str, script: Script = answer_at_once) -> AsyncItera
     """A scripted worker on a free port."""
     scripted = Scripted(Role(role), script)
     server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+    scripted.server = server
     port = server.sockets[0].getsockname()[1]
     scripted.worker = Worker(
         f"{role}-{port}",
