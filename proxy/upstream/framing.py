@@ -186,8 +186,8 @@ _SIZE_LINES = _size_lines()
 def is_plain(data: bytes) -> bool:
     """Whether `data` is one chunk that ends with a whole event, as nearly every read of a stream is.
 
-    What `whole_chunks` would find, in a third of the time: the size alone says how the chunk must
-    begin, so that no number is parsed.
+    What `whole_chunks` would find, in half of the time: the size alone says how the chunk must begin,
+    so that no number is parsed.
     """
     size = len(data)
     return size <= LONGEST_PLAIN and data.startswith(_SIZE_LINES[size]) and data.endswith(b"\n\n\r\n")

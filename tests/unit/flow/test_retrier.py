@@ -159,3 +159,20 @@ def test_a_worker_that_said_retry_after_is_avoided_on_all_its_edges_and_waited_f
     assert avoid.rest_s(("p1", "d0"), NOW + 1) == pytest.approx(2)
     assert avoid.rest_s(other, NOW) == 0
     assert avoid.rest_s(where.edge, NOW + 4) == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "role", "kept"),
+    [
+        (Outcome.KV_TRANSFER, Role.DECODE, Role.PREFILL),
+        (Outcome.ENGINE_ERROR, Role.PREFILL, Role.DECODE),
+        # The bootstrap server that decode misses is its prefill's: another prefill has another one.
+        (Outcome.KV_BOOTSTRAP, Role.DECODE, Role.DECODE),
+        (Outcome.KV_BOOTSTRAP, Role.PREFILL, Role.DECODE),
+    ],
+)
+def test_the_half_that_did_not_fail_is_kept(outcome: Outcome, role: Role, kept: Role) -> None:
+    avoid, where = Avoid(), placement()
+    avoid.learn(failure(outcome, role), where, NOW)
+    assert avoid.keep is (where.prefill if kept is Role.PREFILL else where.decode)
+    assert where.edge in avoid
