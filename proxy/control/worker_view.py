@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
 from proxy.routing.member import Member
+from proxy.routing.placement import Edge
+
+Partners = Mapping[str, Sequence[str]]
+"""By a worker's id: those of the workers that it is benched with."""
 
 
-def worker_view(member: Member, now: float) -> dict[str, object]:
+def partners(benched: Iterable[Edge]) -> Partners:
+    """Each edge under both of its ends."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for prefill, decode in benched:
+        found[prefill].append(decode)
+        found[decode].append(prefill)
+    return found
+
+
+def worker_view(member: Member, benched_with: Partners, now: float) -> dict[str, object]:
     """One worker. `now`: monotonic seconds."""
     worker = member.worker
     seen_ago_s = now - member.last_ok_at
@@ -27,6 +43,7 @@ def worker_view(member: Member, now: float) -> dict[str, object]:
         "in_flight": member.in_flight,
         "cap": member.cap,
         "breaker": _breaker(member, now),
+        "benched_with": sorted(benched_with.get(worker.worker_id, ())),
         "probe": {None: "unknown", True: "ok", False: "failed"}[member.probe_ok],
         "last_ok_s_ago": round(seen_ago_s, 3) if seen_ago_s != float("inf") else None,
         "origin": worker.origin.value,

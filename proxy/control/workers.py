@@ -16,7 +16,7 @@ from proxy.control.deps import ControlDeps, deps_of
 from proxy.control.guard import admin
 from proxy.control.refusals import Conflict, NotFound
 from proxy.control.worker_orders import changed, new_worker, read_order
-from proxy.control.worker_view import worker_view
+from proxy.control.worker_view import partners, worker_view
 from proxy.errors import BadRequest
 from proxy.roster import Change, Origin, Role, Worker
 from proxy.routing.member import Member
@@ -27,14 +27,18 @@ async def listed(request: web.Request) -> web.Response:
     deps = deps_of(request)
     members = list(deps.pool.members())
     roles = Counter(member.worker.role for member in members)
-    now = deps.clock.monotonic()
     return json_answer(
         {
-            "workers": [worker_view(member, now) for member in members],
+            "workers": _views(deps, members),
             "total": len(members),
             "stats": {f"{role.value}_count": roles[role] for role in Role},
         }
     )
+
+
+def _views(deps: ControlDeps, members: list[Member]) -> list[dict[str, object]]:
+    benched_with, now = partners(deps.pool.benched_edges()), deps.clock.monotonic()
+    return [worker_view(member, benched_with, now) for member in members]
 
 
 async def urls(request: web.Request) -> web.Response:
@@ -45,7 +49,8 @@ async def urls(request: web.Request) -> web.Response:
 async def shown(request: web.Request) -> web.Response:
     """One worker."""
     deps = deps_of(request)
-    return json_answer(worker_view(_named(deps, request.match_info["worker_id"]), deps.clock.monotonic()))
+    [view] = _views(deps, [_named(deps, request.match_info["worker_id"])])
+    return json_answer(view)
 
 
 @admin

@@ -121,6 +121,10 @@ class Pool:
         """Edges whose breaker is not closed."""
         return self._health.open_edges
 
+    def benched_edges(self) -> list[Edge]:
+        """The same by name."""
+        return list(self._health.benched_edges())
+
     @property
     def open_members(self) -> int:
         """Workers whose breaker is not closed."""

@@ -104,6 +104,9 @@ async def test_of_one_black_holed_edge_only_that_edge_is_avoided(version: str) -
         assert [line["attempts"] for line in proxy.lines[before:]] == [1] * 30
         page = await (await proxy.http.get("/metrics")).text()
         assert "pd_edges_open 1.0" in page
+        views = (await (await proxy.http.get("/workers")).json())["workers"]
+        benched = {(view["id"], *view["benched_with"]) for view in views if view["benched_with"]}
+        assert benched == {holed, holed[::-1]}
         assert "pd_workers_benched 0.0" in page
         assert {line["outcome"] for line in proxy.lines} == {"ok"}
 
