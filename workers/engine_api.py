@@ -82,13 +82,16 @@ class EngineApi:
         await self._http.close()
 
     async def answers(self) -> bool:
-        """Whether the API is up: by /ready where there is one, else by /health.
+        """Whether the API is up: by /ready, or by /health where that is not enough.
+
+        An older engine has no /ready; and a newer one whose warm-up failed says 503 there for ever, unless
+        /health, which generates a token, finds it well. While it still starts, both say 503 at once.
 
         Raises:
             Silent: no answer.
         """
         status, _ = await self._get(self.url + "/ready", _CALL_S)
-        if status in _NO_SUCH_ROUTE:
+        if status != 200:
             status, _ = await self._get(self.url + "/health", _HEALTH_S)
         return status == 200
 
