@@ -16,7 +16,7 @@ State is kept of edges that have failed within the window, and while nobody has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.roster import Role
@@ -237,9 +237,9 @@ class Health:
         """Whether anything is benched: else choosing need not look."""
         return self.open_edges > 0 or self.open_members > 0
 
-    def benched_edges(self) -> Iterator[Edge]:
+    def benched_edges(self) -> list[Edge]:
         """Edges whose breaker is not closed: at most MOST_EDGES."""
-        return (edge for edge, case in self._cases.items() if not case.breaker.closed)
+        return [edge for edge, case in self._cases.items() if not case.breaker.closed]
 
     def fit(self, prefill: Member, decodes: Sequence[Member], now: float) -> list[Member]:
         """Those of `decodes` that `prefill`, which admits, may be paired with: one trial a pair at most."""

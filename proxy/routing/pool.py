@@ -123,7 +123,7 @@ class Pool:
 
     def benched_edges(self) -> list[Edge]:
         """The same by name."""
-        return list(self._health.benched_edges())
+        return self._health.benched_edges()
 
     @property
     def open_members(self) -> int:
