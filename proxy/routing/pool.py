@@ -52,6 +52,7 @@ class Pool:
 
     def _put(self, worker: Worker) -> None:
         old = self._members.get(worker.worker_id)
+        joined_at = None
         # Another process, or another place, under the same id shares nothing with the old one.
         if old is not None and (
             old.worker.instance != worker.instance
@@ -59,20 +60,18 @@ class Pool:
             or old.worker.model != worker.model
             or old.worker.role is not worker.role
         ):
+            if old.worker.instance == worker.instance and old.worker.url == worker.url:
+                joined_at = old.joined_at  # only its model has become known
             self._remove(worker.worker_id)
             old = None
         if old is None:
             group = self._groups.get(worker.model)
             if group is None:
                 group = self._groups[worker.model] = self._new_group(worker.model)
-            # With nobody to share the traffic with, a slow start would only be a refusal.
-            alone = not any(m.worker.role is worker.role for m in group.members.values())
+            if joined_at is None:
+                joined_at = group.joins(worker.role, self._now())
             member = Member(
-                worker,
-                self._rules.breaker,
-                self._cap(worker),
-                float("-inf") if alone else self._now(),
-                self._rules.slow_start_s,
+                worker, self._rules.breaker, self._cap(worker), joined_at, self._rules.slow_start_s
             )
             self._members[worker.worker_id] = group.members[worker.worker_id] = member
         else:

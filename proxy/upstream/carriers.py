@@ -34,7 +34,7 @@ class CarrierRules:
 class _Lane:
     """The connections to one address; the idle ones, the freshest last."""
 
-    __slots__ = ("host", "idle", "loop", "open", "port", "rules", "tls")
+    __slots__ = ("connecting", "host", "idle", "loop", "open", "port", "rules", "tls")
 
     def __init__(self, worker: Worker, rules: CarrierRules, loop: asyncio.AbstractEventLoop) -> None:
         self.host = worker.host
@@ -42,6 +42,7 @@ class _Lane:
         self.tls = ssl.create_default_context() if worker.url.startswith("https:") else None
         self.idle: list[UpstreamConnection] = []
         self.open = 0
+        self.connecting = 0
         self.rules = rules
         self.loop = loop
 
@@ -56,10 +57,14 @@ class _Lane:
 
     async def connect(self) -> UpstreamConnection:
         """Opens a connection."""
-        async with asyncio.timeout(self.rules.connect_s):
-            _, connection = await self.loop.create_connection(
-                lambda: UpstreamConnection(self), self.host, self.port, ssl=self.tls
-            )
+        self.connecting += 1
+        try:
+            async with asyncio.timeout(self.rules.connect_s):
+                _, connection = await self.loop.create_connection(
+                    lambda: UpstreamConnection(self), self.host, self.port, ssl=self.tls
+                )
+        finally:
+            self.connecting -= 1
         notice_lost_host(connection.transport)
         return connection
 
@@ -172,7 +177,7 @@ class Carriers:
         oldest = self._loop.time() - self._rules.idle_reuse_s
         for url, lane in list(self._lanes.items()):
             lane.close_idle(oldest)
-            if not lane.open:
+            if not lane.open and not lane.connecting:
                 del self._lanes[url]
 
     def close(self) -> None:

@@ -60,6 +60,22 @@ def test_slow_start_gives_a_new_worker_less(policy: str) -> None:
     assert late["d1"] >= 70
 
 
+@pytest.mark.parametrize("policy", ["round_robin", "random", "least_loaded", "power_of_two"])
+def test_those_that_come_together_share_evenly_from_the_first_request_on(policy: str) -> None:
+    """As when a proxy is restarted: a slow start of all but one would leave everything to that one."""
+    rules = PoolRules(prefill_policy=policy, decode_policy=policy, slow_start_s=10.0)
+    pool, clock = desk(fleet(1, 2, model=None), rules)
+    clock.now += 0.5
+    later = [worker(Role.DECODE, number) for number in (2, 3)]
+    pool.apply([Change(one.worker_id, one) for one in later])
+    # Probes learn what each serves, one after the other: these are no new workers.
+    for one in [*fleet(1, 2), *later]:
+        clock.now += 1.0
+        pool.apply([Change(one.worker_id, replace(one, model="m"))])
+    shares = Counter(_choose(pool).edge[1] for _ in range(400))
+    assert min(shares[f"d{number}"] for number in range(4)) > 60
+
+
 @pytest.mark.parametrize("state", [State.DRAINING, State.STARTING])
 def test_a_worker_that_is_not_ready_is_never_chosen(state: State) -> None:
     pool, _ = desk([*fleet(1, 1), worker(Role.DECODE, 1, state=state)], _ROUND_ROBIN)
