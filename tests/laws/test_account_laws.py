@@ -12,7 +12,7 @@ from proxy.flow.continuation.account import GenerateAccount
 
 # Texts of the tokens of each event: an empty one is a part of a character.
 told_by_events = st.lists(
-    st.lists(st.sampled_from(["", " a", "é", '"', "\n", "data: x"]), max_size=3), max_size=12
+    st.lists(st.sampled_from(["", " a", "é", '"', "\n", " ", "好", "data: x"]), max_size=3), max_size=12
 )
 cuts = st.lists(st.integers(0, 12), max_size=4)
 
@@ -41,9 +41,10 @@ def read_in(pieces: list[bytes]) -> dict[str, object]:
     account.cumulative = False
     for piece in pieces:
         account.read(piece)
-    names = ("text", "seam", "told", "counted", "finished", "obstacle", "last", "before", "size_bytes")
+    names = ("text", "seam", "told", "counted", "finished", "obstacle", "last", "size_bytes")
     ids = None if account.ids is None else account.ids.tolist()
-    return {name: getattr(account, name) for name in names} | {"ids": ids}
+    told = {name: getattr(account, name) for name in names}
+    return told | {"ids": ids, "sure": account.whole.sure, "likely": account.whole.likely}
 
 
 @given(told_by_events, cuts, st.booleans(), st.booleans())

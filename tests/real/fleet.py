@@ -57,6 +57,21 @@ def installed() -> Path:
     return Path(root).resolve()
 
 
+def sglang_environment(root: Path) -> dict[str, str]:
+    """What an installation of SGLang needs to run on a CPU."""
+    libraries = [root / "sysroot" / at / "x86_64-linux-gnu" for at in ("usr/lib", "lib")]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
+        "PYTHONPATH": str(ON_CPU),
+        "OMP_NUM_THREADS": "1",
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "MC_FORCE_TCP": "1",
+        "HF_HUB_OFFLINE": "1",
+        "no_proxy": "*",
+    }
+
+
 @dataclass
 class RealWorker:
     """One pd-worker process."""
@@ -143,17 +158,7 @@ class Fleet:
 
     def environment(self) -> dict[str, str]:
         """What SGLang needs to run here."""
-        libraries = [self.root / "sysroot" / at / "x86_64-linux-gnu" for at in ("usr/lib", "lib")]
-        return {
-            **os.environ,
-            "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-            "PYTHONPATH": str(ON_CPU),
-            "OMP_NUM_THREADS": "1",
-            "SGLANG_USE_CPU_ENGINE": "1",
-            "MC_FORCE_TCP": "1",
-            "HF_HUB_OFFLINE": "1",
-            "no_proxy": "*",
-        }
+        return sglang_environment(self.root)
 
     def worker(
         self,

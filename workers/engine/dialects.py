@@ -77,9 +77,9 @@ class _Dialect:
     def _news(self, job: Job) -> tuple[str, int]:
         """Text that was not sent yet, and the first token that was not told yet."""
         sent, told = self.texts.get(job.index, 0), self.tokens.get(job.index, 0)
-        self.texts[job.index] = max(sent, len(job.text))
+        self.texts[job.index] = max(sent, len(job.shown))
         self.tokens[job.index] = len(job.output_ids)
-        return job.text[sent:], told
+        return job.shown[sent:], told
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workers.engine.faults import Fault
-from workers.engine.oracle import EOS_ID, Detokenizer
+from workers.engine.oracle import EOS_ID, Detokenizer, printable
 
 
 class BadInput(Exception):
@@ -79,6 +79,7 @@ class Job:
 
     output_ids: list[int] = field(default_factory=list)
     text: str = ""
+    """All of it, but for an incomplete character at its end."""
     input_logprobs: list[Any] = field(default_factory=list)
     input_top_logprobs: list[Any] = field(default_factory=list)
     output_logprobs: list[Any] = field(default_factory=list)
@@ -93,18 +94,34 @@ class Job:
     first_token_at: float = 0.0
     finished_at: float = 0.0
     aborted: bool = False
-    _shown: Detokenizer = field(default_factory=Detokenizer)
+    _detokenizer: Detokenizer = field(default_factory=Detokenizer)
+    _shown: str = ""
+    _settled: int = 0
     _waiter: asyncio.Task[Any] | None = None
 
     def push(self, token: int) -> None:
         """Adds a token of output, and what it shows."""
         self.output_ids.append(token)
         if token != EOS_ID:
-            self.text += self._shown.push(token)
+            self.text += self._detokenizer.push(token)
+
+    def show(self) -> None:
+        """An event is due: decides what it shows of the text."""
+        if self._detokenizer.amid:
+            new = printable(self.text[self._settled :])
+            self._shown = self.text[: max(len(self._shown), self._settled + len(new))]
+        else:
+            self._shown = self.text
+            self._settled = len(self.text)
+
+    @property
+    def shown(self) -> str:
+        """What a stream has shown by now: at its end all."""
+        return self._shown if self.finish is None else self.text
 
     def end(self, reason: dict[str, Any]) -> None:
         """No more tokens: shows what was held back."""
-        self.text += self._shown.finish()
+        self.text += self._detokenizer.finish()
         self.finish = reason
 
     def fail(self, failure: Failure) -> None:

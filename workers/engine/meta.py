@@ -122,11 +122,11 @@ def answer(job: Job, config: EngineConfig, now: float) -> dict[str, Any]:
 def event(job: Job, config: EngineConfig, seen: Seen, now: float, index: int | None) -> dict[str, Any]:
     """One event of /generate: cumulative, or what is new since the last."""
     if config.incremental_streaming_output:
-        text, ids = job.text[seen.text :], job.output_ids[seen.ids :]
+        text, ids = job.shown[seen.text :], job.output_ids[seen.ids :]
         meta = meta_info(job, config, seen, now, first=seen.ids)
-        seen.text, seen.ids = len(job.text), len(job.output_ids)
+        seen.text, seen.ids = len(job.shown), len(job.output_ids)
     else:
-        text, ids, meta = job.text, job.output_ids, meta_info(job, config, seen, now)
+        text, ids, meta = job.shown, job.output_ids, meta_info(job, config, seen, now)
     made: dict[str, Any] = {"text": text, "output_ids": ids, "meta_info": meta}
     if index is not None:
         made["index"] = index

@@ -74,9 +74,24 @@ class Detokenizer:
         """The text that `token` adds."""
         return self._decoder.decode(piece(token))
 
+    @property
+    def amid(self) -> bool:
+        """Whether the last token has left a character incomplete."""
+        return bool(self._decoder.getstate()[0])
+
     def finish(self) -> str:
         """What was held back, as U+FFFD."""
         return self._decoder.decode(b"", True)
+
+
+def printable(text: str) -> str:
+    """What a stream shows of a new text behind which an incomplete character stands.
+
+    As SGLang has it: all if a Chinese character is its last, else what lies up to the last space.
+    """
+    if "\u4e00" <= text[-1:] <= "\u9fff":
+        return text
+    return text[: text.rfind(" ") + 1]
 
 
 class Context:

@@ -194,6 +194,7 @@ class Runner:
             if self._ended(job):
                 return
             if count % self.config.stream_interval == 0:
+                job.show()
                 await emit(job)
 
     def _ended(self, job: Job) -> bool:

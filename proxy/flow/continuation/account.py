@@ -8,6 +8,8 @@ from typing import Protocol
 
 import msgspec
 
+from proxy.flow.continuation.printable import Whole, may_lack_more
+
 _OBJECTS = re.compile(rb"^data: ?(\{.*)", re.MULTILINE)
 # OverflowError: a number that is no token's id.
 _UNREADABLE = (msgspec.DecodeError, RecursionError, OverflowError)
@@ -36,8 +38,8 @@ class Account(Protocol):
     """What all events of one answer have in common: id, created, model."""
     last: bytes
     """The data of the last event that told something of the answer."""
-    before: tuple[int, int]
-    """Tokens and characters told before the event that showed the last text."""
+    whole: Whole
+    """Places where the text and the tokens agree; kept where the ids are told."""
 
     def read(self, events: bytes) -> None:
         """Takes in whole events, the workers' chunk framing around them or not."""
@@ -93,7 +95,7 @@ class GenerateAccount:
         self.last = b""
         self.cumulative: bool | None = None
         """Known from the second event on."""
-        self.before = (0, 0)
+        self.whole = Whole()
         self._length = 0
 
     def read(self, events: bytes) -> None:
@@ -136,16 +138,23 @@ class GenerateAccount:
         for event in events:
             self.ids.extend(event.output_ids or ())
         texts = [event.text for event in events]
+        counts = [self.told, *[event.meta_info.completion_tokens or 0 for event in events]]
         shown += texts
-        self._length += len("".join(texts))
-        at = len(texts) - 1
-        while at >= 0 and not texts[at]:
-            at -= 1
-        if at >= 0:
-            before = self.told if at == 0 else events[at - 1].meta_info.completion_tokens
-            self.before = (before or 0, self._length - len(texts[at]))
-            self.seam = events[at].meta_info.completion_tokens or 0
-        self.told = events[-1].meta_info.completion_tokens or 0
+        length = self._length = self._length + len("".join(texts))
+        # Whatever was shown before the last sure place is of no interest.
+        first = len(texts)
+        while first > 0:
+            first -= 1
+            length -= len(texts[first])
+            if texts[first] and not may_lack_more(texts[first]):
+                break
+        for at in range(first, len(texts)):
+            text = texts[at]
+            if text:
+                length += len(text)
+                self.seam = counts[at + 1]
+                self.whole.shown(text, counts[at + 1] - counts[at], (self.seam, length))
+        self.told = counts[-1]
 
     def _tell(self, event: _Generated, shown: list[str]) -> None:
         meta, text, ids = event.meta_info, event.text, event.output_ids
@@ -163,9 +172,10 @@ class GenerateAccount:
         if ids is None or (self.ids is not None and len(self.ids) != told):
             self.ids = None
         if grown:
-            self.before = (self.told, self._length)
             self._length = len(text) if self.cumulative is not False else self._length + len(text)
             self.seam = told
+            if text:
+                self.whole.shown(text, told - self.told, (told, self._length))
         self.told = told
         if meta.finish_reason is not None:
             self.finished = True
@@ -236,7 +246,7 @@ class OpenAIAccount:
         self.last = b""
         self.usage_told = False
         """Whether the chunk that tells the usage of the whole was there."""
-        self.before = (0, 0)
+        self.whole = Whole()
         self._length = 0
 
     def read(self, events: bytes) -> None:
@@ -281,8 +291,8 @@ class OpenAIAccount:
             self.ids.extend(choice.token_ids)
             self.prompt_ids = self.prompt_ids or choice.prompt_token_ids
             if text:
-                self.before = (self.told - len(choice.token_ids), self._length)
                 self._length += len(text)
+                self.whole.shown(text, len(choice.token_ids), (self.told, self._length))
         elif text:
             self.ids = None
         if text:

@@ -11,6 +11,7 @@ from proxy.flow.continuation.asked import IDS, TEXT, Asked, Dialect, decoded, re
 from proxy.flow.continuation.choice_stitch import ChoiceStitch
 from proxy.flow.continuation.closing import close_choice, close_generated, usage_chunk
 from proxy.flow.continuation.plan import Kind, Known, Refusal, plan, shown_text
+from proxy.flow.continuation.printable import may_lack_more
 from proxy.flow.continuation.seam import Place, seam_of
 from proxy.flow.continuation.stitch import GeneratedStitch, Stitch
 from proxy.flow.continuation.tokenizers import Tokenizers
@@ -30,6 +31,9 @@ _OF_A_CHAT = (
 _LONGEST_CHARACTER = 8
 """Tokens that are tried: four make a character, and several may be joined by a tokenizer's rules."""
 _CONTEXT = 24
+_COMPARED = 8
+_MOST_BEYOND = 64
+"""Characters that SGLang may have shown of tokens of which not all is shown: seldom more than a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,34 +140,37 @@ class Resumption:
     async def _whole_tokens(self, account: Account, echo: int) -> Place:
         """The last place before which the text is surely whole.
 
-        An event of several tokens may show the text of the first and hold back a part of a character,
-        and SGLang shows the space in front of a character before the character is complete. Then the
-        worker's tokenizer says which tokens are whole; without one, all of that event are generated
-        again. What they show again is not told twice.
+        Where the end of the text leaves a doubt, the worker's tokenizer says which tokens are whole; without
+        one, all since the last sure place are generated again. What they show again is not told twice.
 
         Args:
             account: what was told, its ids among it.
             echo: characters of an echoed prompt in front of the text.
         """
-        tokens, size = await self._whole_size(account)
+        tokens, size = account.whole.sure
+        if account.text and may_lack_more(account.text):
+            tokens, size = await self._doubtful_size(account)
         size = max(size, echo)
         return Place(tokens, account.told - tokens, account.text[echo:size], account.text[size:])
 
-    async def _whole_size(self, account: Account) -> tuple[int, int]:
-        tokens, size = account.before
-        if account.seam - tokens <= 1 and not account.text.endswith(" "):
-            return account.seam, len(account.text)
+    async def _doubtful_size(self, account: Account) -> tuple[int, int]:
+        """Tokens and characters that are whole, as far as anybody knows."""
         ids = account.ids
         assert ids is not None
         ends = range(len(ids), max(len(ids) - _LONGEST_CHARACTER, 0), -1)
+        start = max(ends[-1] - _CONTEXT, 0)
         texts = await self._tokenizers.texts(
-            self._group, self._failed, [ids[max(end - _CONTEXT, 0) : end].tolist() for end in ends]
+            self._group, self._failed, [ids[start:end].tolist() for end in ends]
         )
-        for end, text in zip(ends, texts or (), strict=False):
-            found = size_shown(account.text, text)
+        if texts is None:
+            return account.whole.likely
+        # Of a token that its tokenizer does not know it says nothing, yet SGLang shows something.
+        first = {text: end for end, text in zip(ends, texts, strict=False)}
+        for text in texts:
+            found = size_shown(account.text, text, texts[0])
             if found is not None:
-                return end, found
-        return tokens, size
+                return first[text], found
+        return account.whole.sure
 
     async def _text_ids(self, asked: Asked, text: str) -> list[int] | None:
         if asked.dialect is Dialect.GENERATE or not text:
@@ -203,13 +210,22 @@ class Resumption:
         return b"".join([b"data: %b\n\n" % data for data in [*datas, END]])
 
 
-def size_shown(shown: str, text: str) -> int | None:
-    """How much was shown by tokens that end in `text`; None if they end amid a character."""
-    if text.endswith("\ufffd"):
+def size_shown(shown: str, text: str, all_told: str) -> int | None:
+    """How much of what was shown is the text of some tokens, by their tokenizer.
+
+    Args:
+        shown: to the client.
+        text: of tokens up to some place.
+        all_told: of these tokens and of all that were told beyond.
+
+    Returns:
+        Characters; None if the place is amid a character, or if something else was shown.
+    """
+    if not text or text.endswith("\ufffd") or not all_told.startswith(text):
         return None
-    end = text[-_LONGEST_CHARACTER:]
-    for beyond in range(_LONGEST_CHARACTER):
+    end = text[-_COMPARED:]
+    for beyond in range(min(_MOST_BEYOND, len(shown)) + 1):
         size = len(shown) - beyond
-        if size >= 0 and shown[:size].endswith(end):
+        if shown[:size].endswith(end) and all_told.startswith(shown[size:], len(text)):
             return size
     return None

@@ -85,6 +85,7 @@ class GeneratedStitch:
         self._unheard = Unheard(seam.beyond)
         self._first: Members | None = None  # held until the form of the stream is known
         self._new = ""
+        self._held = ""
         self.ended = False
 
     def rewrite(self, data: bytes) -> list[bytes]:
@@ -126,6 +127,8 @@ class GeneratedStitch:
         new = decoded(event, "text", TEXT) or ""
         tokens = whole_number(meta.get("completion_tokens"))
         total = seam.generated + tokens
+        # Tokens that were told before tell nothing; what they show beyond that comes with the next ones.
+        silent = seam.again >= max(tokens, 1) and not _ends(meta)
         self._rewrite_meta(meta, total)
         if self._cumulative:
             self._new = new
@@ -135,21 +138,19 @@ class GeneratedStitch:
                 event["output_ids"] = _joined(seam.ids, event["output_ids"])
             for name, before in self._lists.items():
                 meta[name] = _joined(before, meta.get(name))
-            # Nothing is told of tokens told before, unless it turns out otherwise this time.
-            silent = total <= seam.generated + seam.again and known
         else:
             self._new += new
-            new = self._unheard.of(new)
+            new = self._held + self._unheard.of(new)
+            self._held = new if silent else ""
             event["text"] = raw(new)
             ids = as_array(event.get("output_ids"))
             again = min(self._again, len(ids) or self._again)
             self._again -= again
             self._cut(event, meta, ids, again, tokens)
-            silent = not new and bool(ids) and len(ids) <= again
         stop = self._watch.found(self._new) if total >= seam.least else None
         if stop is not None:
             return self._stopped({**event, "meta_info": raw(meta)}, stop)
-        if silent and not _ends(meta):
+        if silent:
             return []
         return [encode({**event, "meta_info": raw(meta)})]
 

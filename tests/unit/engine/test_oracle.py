@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine.oracle import EOS_ID, Detokenizer, Model, completion, detokenize, tokenize
+from workers.engine.oracle import EOS_ID, Detokenizer, Model, completion, detokenize, printable, tokenize
 
 SPLITTING = Model(split_characters=True)
 
@@ -42,6 +42,13 @@ def test_a_half_character_is_held_back_until_it_is_whole() -> None:
     assert [shown.push(byte) for byte in "€".encode()] == ["", "", "€"]
     shown.push("€".encode()[0])
     assert shown.finish() == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a b", "a "), ("a ", "a "), ("ab", ""), ("a 東", "a 東"), ("a ー", "a "), ("", "")]
+)
+def test_in_front_of_a_half_character_a_stream_shows_whole_words(text: str, shown: str) -> None:
+    assert printable(text) == shown
 
 
 def test_one_changed_token_changes_what_follows() -> None:
