@@ -200,11 +200,13 @@ class Fleet:
         return RealWorker(role, port, bootstrap, process, console)
 
     @contextmanager
-    def another_proxy(self, prefills: list[tuple[str, int]], decodes: list[RealWorker]) -> Iterator[str]:
+    def another_proxy(
+        self, prefills: list[tuple[str, int]], decodes: list[RealWorker], *flags: str
+    ) -> Iterator[str]:
         """A proxy that knows these workers only: prefills by their URLs and bootstrap ports."""
         words = [word for url, port in prefills for word in ("--prefill", url, str(port))]
         words += [word for decode in decodes for word in ("--decode", decode.url)]
-        with self._proxy(words) as url:
+        with self._proxy([*words, *flags]) as url:
             yield url
 
     @contextmanager

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-# The tokenizer comes to some 420 tokens. Of the ids beyond it knows nothing, and SGLang shows each as the token 0.
+# The tokenizer comes to some 420 tokens. It knows nothing of the ids beyond; SGLang shows each as token 0.
 VOCABULARY, HIDDEN, LAYERS, HEADS, KV_HEADS, INNER, HEAD = 512, 64, 2, 4, 2, 128, 16
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. " * 3,
