@@ -222,6 +222,8 @@ class Carriage:
             errand.deaths += 1
             if errand.deaths >= self._rules.deaths:
                 return errand.ends(poisonous(failure, errand.deaths))
+        if failure.outcome is Outcome.FIRST_TOKEN_TIMEOUT:
+            errand.upstream = errand.upstream.without_overtaking()
         now = means.clock.monotonic()
         decision = self.retrier.after(failure, errand.attempts, placement, now, errand.deadline)
         if not isinstance(decision, Retry):

@@ -16,6 +16,7 @@ class Member:
         "in_flight",
         "joined_at",
         "last_ok_at",
+        "newest_answered",
         "probe_ok",
         "probe_reason",
         "slow_start_s",
@@ -41,6 +42,8 @@ class Member:
         self.slow_start_s = slow_start_s
         self.last_ok_at = float("-inf")
         """Monotonic seconds of the last good answer to a real request or a probe."""
+        self.newest_answered = float("-inf")
+        """When the newest of the requests was sent that it has given a token to, monotonic seconds."""
         self.probe_ok: bool | None = None
         """None until probed."""
         self.probe_reason = ""

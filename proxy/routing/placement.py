@@ -49,6 +49,13 @@ class Placement:
         self.decode_permit = theirs.epoch if theirs.closed else theirs.permit(now)
         self.edge_permit = pool.edge_permit(self.edge, now)
 
+    def answered(self, sent_at: float) -> None:
+        """The attempt, sent at this time (monotonic seconds), has had its first token, or its answer."""
+        if sent_at > self.prefill.newest_answered:
+            self.prefill.newest_answered = sent_at
+        if sent_at > self.decode.newest_answered:
+            self.decode.newest_answered = sent_at
+
     def release_prefill(self) -> None:
         """The prefill leg has ended."""
         if self._holds_prefill:

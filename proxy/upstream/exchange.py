@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 from proxy.roster import Role, Worker
 from proxy.routing.ledger import Ledger
@@ -26,6 +27,8 @@ class ExchangeRules:
     first_token_s: float = 1800.0
     """While prefill's leg is alive; the whole of an answer that is not streamed."""
     first_token_after_prefill_s: float = 30.0
+    overtaken_s: float = inf
+    """For the first token, if both workers have answered a request that was sent so much later."""
     between_chunks_s: float = 300.0
     total_s: float | None = None
     """The whole of an answer that is not streamed, over all attempts."""
@@ -45,6 +48,10 @@ class Upstream:
     loop: asyncio.AbstractEventLoop
     on_prefill_over: Callable[[Exchange], None]
     """Called at the end of prefill's leg, unless the exchange was closed before."""
+
+    def without_overtaking(self) -> Upstream:
+        """The same for a request that has been given up once for being overtaken."""
+        return replace(self, rules=replace(self.rules, overtaken_s=inf))
 
 
 # An attempt's phase. Plain numbers: an enum's members cost a look-up each.
@@ -245,6 +252,8 @@ class Exchange:
         """The attempt has failed, or has something for the client."""
         if not self.verdict.done():
             self.verdict.set_result(failure)
+            if failure is None:
+                self.placement.answered(self._started_at)
             if self._connecting is not None:
                 self._connecting.reschedule(self._upstream.loop.time())
 
@@ -291,9 +300,20 @@ class Exchange:
             return
         elif self._prefill.over:
             limit_s, since = rules.first_token_after_prefill_s, self._seen_at
+        what = "token" if self.order.stream else "answer"
         if now - since > limit_s:
-            what = "token" if self.order.stream else "answer"
             self.judged(Failure(outcome, f"no {what} within {limit_s:g} s", 504, Role.DECODE))
+        elif self._overtaken(rules.overtaken_s):
+            message = f"no {what}, while both workers answered requests sent {rules.overtaken_s:g} s later"
+            self.judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.DECODE))
+
+    def _overtaken(self, by_s: float) -> bool:
+        """Whether both workers go on with newer requests: then SGLang has lost the handshake of this one."""
+        if self._prefill.over:
+            return False
+        placement = self.placement
+        newest = min(placement.prefill.newest_answered, placement.decode.newest_answered)
+        return newest - self._started_at > by_s
 
     def _sweep_relaying(self, now: float) -> None:
         connection = self._decode.connection

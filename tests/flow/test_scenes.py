@@ -116,6 +116,42 @@ async def test_of_one_black_holed_edge_only_that_edge_is_avoided(version: str) -
 
 
 @generations
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_whose_handshake_is_lost_is_tried_again_once_newer_ones_have_been_answered(
+    version: str, stream: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "upstream": {"overtaken_s": 1},
+        "retries": QUICK,
+        "routing": {"policy": "round_robin", "slow_start_s": 0},
+    }
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        prefill = await enter(start_engine("prefill", engine_version=version))
+        decodes = [await enter(start_engine("decode", engine_version=version)) for _ in range(2)]
+        relay = await enter(relayed(prefill))
+        proxy = await enter(start_proxy([prefill], decodes, **settings))
+        proxy.service.pool.apply([Change(relay.worker.worker_id, relay.worker)])
+        for number in range(8):
+            await right_text(proxy.http, GENERATE, body_for(GENERATE, f"warm {number}", 2))
+        relay.swallowed = decodes[0].engine.instance
+        body = body_for(GENERATE, tokens=2, stream=stream)
+        lost = [asyncio.create_task(right_text(proxy.http, GENERATE, body)) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        relay.swallowed = None
+        done, waiting = await asyncio.wait(lost, timeout=2)
+        assert len(done) == len(waiting) == 1, "while nobody else is answered it is no slower than others"
+        for number in range(24):
+            await right_text(proxy.http, GENERATE, body_for(GENERATE, f"newer {number}", 2))
+            await asyncio.sleep(0.1)
+        await asyncio.wait_for(waiting.pop(), 5)
+        found = [line for line in proxy.lines if line["attempts"] > 1]
+        assert len(found) == 1
+        assert "while both workers answered requests sent 1 s later" in found[0]["error"]
+        assert {line["outcome"] for line in proxy.lines} == {"ok"}
+
+
+@generations
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 async def test_a_worker_restarted_at_its_address_is_a_new_one(role: str, version: str) -> None:
     """Nothing of the old process is held against it, or used for it: connections, benches, dead sessions."""

@@ -131,7 +131,7 @@ async def test_transfers_that_fail_are_not_seen_by_clients(fleet: Fleet, http: a
     try:
         await asyncio.to_thread(flaky.wait_ready)
         prefills = [(prefill.url, prefill.bootstrap_port) for prefill in fleet.prefills]
-        # Once in some hundred times an injected failure leaves both sides waiting, and SGLang ends that after 300 s.
+        # Seldom an injected failure leaves both sides waiting, which SGLang ends after 300 s.
         limit = ("--upstream-first-token-s", "30")
         with fleet.another_proxy(prefills, [*fleet.decodes, flaky], *limit) as proxy:
             await until_ready(proxy, http, 5)
