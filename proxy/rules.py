@@ -119,7 +119,7 @@ def carriage(settings: Settings) -> CarriageRules:
         exchange=ExchangeRules(
             first_token_s=upstream.first_token_s,
             first_token_after_prefill_s=upstream.first_token_after_prefill_s,
-            overtaken_s=upstream.overtaken_s,
+            stuck_s=upstream.stuck_s,
             between_chunks_s=upstream.between_chunks_s,
             total_s=upstream.total_s,
             drain_prefill_s=upstream.drain_prefill_s,

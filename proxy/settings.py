@@ -113,9 +113,9 @@ class Upstream(Section):
     """For the first token, while the prefill leg is alive."""
     first_token_after_prefill_s: Timeout = 30.0
     """For the first token, once the prefill leg has ended."""
-    overtaken_s: Timeout = 60.0
-    """A request that waits for its first token is tried again, once, if both of its workers have answered one
-    that was sent so much later: SGLang has lost its handshake."""
+    stuck_s: Timeout = 60.0
+    """For the first token of a request that seems to be lost: its workers answer newer ones, or its prefill
+    answers nobody while others do. It is tried again, once. A second more for each 10 KB of it."""
     between_chunks_s: Timeout = 300.0
     """Longest silence within a stream; stands still while the client makes us wait."""
     drain_prefill_s: Timeout = 30.0

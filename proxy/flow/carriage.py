@@ -223,7 +223,7 @@ class Carriage:
             if errand.deaths >= self._rules.deaths:
                 return errand.ends(poisonous(failure, errand.deaths))
         if failure.outcome is Outcome.FIRST_TOKEN_TIMEOUT:
-            errand.upstream = errand.upstream.without_overtaking()
+            errand.upstream = errand.upstream.patient()
         now = means.clock.monotonic()
         decision = self.retrier.after(failure, errand.attempts, placement, now, errand.deadline)
         if not isinstance(decision, Retry):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.roster import Origin, State, Worker
 from proxy.routing.breaker import Breaker, BreakerRules
 from proxy.routing.evidence import Tally
+from proxy.routing.progress import Progress
 
 
 class Member:
@@ -16,9 +17,9 @@ class Member:
         "in_flight",
         "joined_at",
         "last_ok_at",
-        "newest_answered",
         "probe_ok",
         "probe_reason",
+        "progress",
         "slow_start_s",
         "streak",
         "tally",
@@ -42,8 +43,7 @@ class Member:
         self.slow_start_s = slow_start_s
         self.last_ok_at = float("-inf")
         """Monotonic seconds of the last good answer to a real request or a probe."""
-        self.newest_answered = float("-inf")
-        """When the newest of the requests was sent that it has given a token to, monotonic seconds."""
+        self.progress = Progress()
         self.probe_ok: bool | None = None
         """None until probed."""
         self.probe_reason = ""

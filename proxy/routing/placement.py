@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from proxy.routing.member import Member
@@ -49,12 +50,9 @@ class Placement:
         self.decode_permit = theirs.epoch if theirs.closed else theirs.permit(now)
         self.edge_permit = pool.edge_permit(self.edge, now)
 
-    def answered(self, sent_at: float) -> None:
-        """The attempt, sent at this time (monotonic seconds), has had its first token, or its answer."""
-        if sent_at > self.prefill.newest_answered:
-            self.prefill.newest_answered = sent_at
-        if sent_at > self.decode.newest_answered:
-            self.decode.newest_answered = sent_at
+    def prefill_peers(self) -> Sequence[Member]:
+        """The prefills of this model that are fit, its own among them."""
+        return self._pool.prefills_beside(self.prefill)
 
     def release_prefill(self) -> None:
         """The prefill leg has ended."""

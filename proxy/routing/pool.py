@@ -226,6 +226,11 @@ class Pool:
         if not placement.settled:
             self.settle(placement, None, Settlement.IGNORED)
 
+    def prefills_beside(self, prefill: Member) -> Sequence[Member]:
+        """The prefills of a prefill's model that are fit now."""
+        group = self._groups.get(prefill.worker.model)
+        return () if group is None else self._lineup(group).prefills
+
     def freed(self, member: Member) -> None:
         """A request has left a worker."""
         if member.cap is not None and (group := self._groups.get(member.worker.model)) is not None:

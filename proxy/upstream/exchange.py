@@ -17,6 +17,7 @@ from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import ABORTED, Failure, Outcome
 from proxy.upstream.prefill_leg import PrefillLeg
+from proxy.upstream.stuck import is_stuck
 from proxy.upstream.sweeper import Sweeper
 
 
@@ -27,8 +28,8 @@ class ExchangeRules:
     first_token_s: float = 1800.0
     """While prefill's leg is alive; the whole of an answer that is not streamed."""
     first_token_after_prefill_s: float = 30.0
-    overtaken_s: float = inf
-    """For the first token, if both workers have answered a request that was sent so much later."""
+    stuck_s: float = inf
+    """For the first token, of a request that seems to be lost: see `is_stuck`."""
     between_chunks_s: float = 300.0
     total_s: float | None = None
     """The whole of an answer that is not streamed, over all attempts."""
@@ -49,9 +50,9 @@ class Upstream:
     on_prefill_over: Callable[[Exchange], None]
     """Called at the end of prefill's leg, unless the exchange was closed before."""
 
-    def without_overtaking(self) -> Upstream:
-        """The same for a request that has been given up once for being overtaken."""
-        return replace(self, rules=replace(self.rules, overtaken_s=inf))
+    def patient(self) -> Upstream:
+        """The same for a request that has been taken for lost once."""
+        return replace(self, rules=replace(self.rules, stuck_s=inf))
 
 
 # An attempt's phase. Plain numbers: an enum's members cost a look-up each.
@@ -253,7 +254,7 @@ class Exchange:
         if not self.verdict.done():
             self.verdict.set_result(failure)
             if failure is None:
-                self.placement.answered(self._started_at)
+                self.placement.decode.progress.note(self._started_at, self._upstream.sweeper.now)
             if self._connecting is not None:
                 self._connecting.reschedule(self._upstream.loop.time())
 
@@ -270,6 +271,8 @@ class Exchange:
         self.placement.release_prefill()
         self.prefill_failure = failure
         self._seen_at = self._upstream.sweeper.now
+        if failure is None:
+            self.placement.prefill.progress.note(self._started_at, self._seen_at)
         self._upstream.on_prefill_over(self)
         if self._phase == _DRAINING:
             self._leave()
@@ -303,17 +306,11 @@ class Exchange:
         what = "token" if self.order.stream else "answer"
         if now - since > limit_s:
             self.judged(Failure(outcome, f"no {what} within {limit_s:g} s", 504, Role.DECODE))
-        elif self._overtaken(rules.overtaken_s):
-            message = f"no {what}, while both workers answered requests sent {rules.overtaken_s:g} s later"
-            self.judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.DECODE))
-
-    def _overtaken(self, by_s: float) -> bool:
-        """Whether both workers go on with newer requests: then SGLang has lost the handshake of this one."""
-        if self._prefill.over:
-            return False
-        placement = self.placement
-        newest = min(placement.prefill.newest_answered, placement.decode.newest_answered)
-        return newest - self._started_at > by_s
+        elif not self._prefill.over and is_stuck(
+            self.placement, self._started_at, len(self.order.body), now, rules.stuck_s
+        ):
+            message = f"no {what}, while its workers answer newer requests, or prefill none at all"
+            self.judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.PREFILL))
 
     def _sweep_relaying(self, now: float) -> None:
         connection = self._decode.connection
