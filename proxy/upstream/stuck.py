@@ -15,8 +15,8 @@ _BYTES_PER_S = 10_000  # why: 2,500 tokens a second; a long prompt may rightly t
 def is_stuck(placement: Placement, sent_at: float, size_bytes: int, now: float, limit_s: float) -> bool:
     """Whether a request that waits for prefill is better tried elsewhere.
 
-    In a fleet whose decodes are full everybody waits, and rightly. So others must have gone past it: at both of
-    its workers, and by `limit_s`; or else prefill has answered nobody for so long, while its decode has
+    In a fleet whose decodes are full everybody waits, and rightly. So others must have gone past it: at both
+    of its workers, and by `limit_s`; or else prefill has answered nobody for so long, while its decode has
     answered newer ones, or another prefill has.
 
     Args:

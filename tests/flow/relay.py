@@ -18,7 +18,7 @@ class Relay:
         self._prefill = prefill
         self.port = 0
         self.swallowed: str | None = None
-        """Mooncake session, which is a decode's instance: its requests go nowhere, without a word; "": all do."""
+        """Mooncake session, which is a decode's instance: its requests go nowhere; "": all do."""
 
     @property
     def worker(self) -> Worker:
