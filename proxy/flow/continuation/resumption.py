@@ -156,13 +156,14 @@ class Resumption:
     async def _doubtful_size(self, account: Account) -> tuple[int, int]:
         """Tokens and characters that are whole, as far as anybody knows."""
         ids = account.ids
-        assert ids is not None
+        if not ids:
+            return account.whole.sure  # an echoed prompt alone
         ends = range(len(ids), max(len(ids) - _LONGEST_CHARACTER, 0), -1)
         start = max(ends[-1] - _CONTEXT, 0)
         texts = await self._tokenizers.texts(
             self._group, self._failed, [ids[start:end].tolist() for end in ends]
         )
-        if texts is None:
+        if not texts:
             return account.whole.likely
         # Of a token that its tokenizer does not know it says nothing, yet SGLang shows something.
         first = {text: end for end, text in zip(ends, texts, strict=False)}
