@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 
 # As SGLang's find_printable_text has them: Kana and Hangul are not among them.
-_ENDS_OPEN = re.compile(
-    "[ \u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
+_FIRST_CHINESE = "\u3400"
+_CHINESE = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
 ).match
 
 
 def may_lack_more(text: str) -> bool:
     """Whether tokens told with a text that ends so, or shortly before it, may not be shown in full."""
-    return _ENDS_OPEN(text, len(text) - 1) is not None
+    last = text[-1]
+    return last == " " or (last >= _FIRST_CHINESE and _CHINESE(last) is not None)
 
 
 class Whole:
