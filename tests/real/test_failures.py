@@ -73,6 +73,33 @@ async def test_a_prefill_that_dies_while_decode_waits_costs_no_request(
             assert told_text("/generate", await ask(http, proxy, "/generate", body)) == wanted[number]
 
 
+async def test_what_waits_for_a_prefill_that_stands_still_goes_elsewhere(
+    fleet: Fleet, http: aiohttp.ClientSession
+) -> None:
+    wanted = [await plain_text(fleet, http, prompt) for prompt in PROMPTS]
+    prefills = [(prefill.url, prefill.bootstrap_port) for prefill in fleet.prefills]
+    victim = fleet.prefills[0]
+
+    async def one(proxy: str, number: int) -> None:
+        told = await events(http, proxy, "/generate", body_for("/generate", PROMPTS[number % 4]))
+        assert streamed_text("/generate", told) == wanted[number % 4]
+
+    with fleet.another_proxy(prefills, fleet.decodes, "--upstream-stuck-s", "5") as proxy:
+        await until_ready(proxy, http, 4)
+        await one(proxy, 0)
+        victim.freeze()
+        try:
+            async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+                for number in range(8):
+                    tasks.create_task(one(proxy, number))
+                    await asyncio.sleep(0.3)
+            retries = await metric(http, proxy, "pd_retries_total")
+        finally:
+            victim.thaw()
+    assert retries['{reason="first_token_timeout"}'] >= 1
+    await idle_within(http, 30, *fleet.prefills, *fleet.decodes)
+
+
 async def test_a_client_that_leaves_while_decode_waits_for_a_prefill_frees_the_decode(
     fleet: Fleet, http: aiohttp.ClientSession
 ) -> None:
