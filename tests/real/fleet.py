@@ -212,7 +212,9 @@ class Fleet:
     @contextmanager
     def _proxy(self, words: list[str]) -> Iterator[str]:
         (port,) = quiet_ports(1)
-        command = [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), *words]
+        # Workers that come one after the other share evenly at once: tests count on either's having work.
+        evenly = ["--routing-slow-start-s", "0"]
+        command = [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), *evenly, *words]
         with (self.folder / f"proxy-{port}.log").open("wb") as log:
             process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log)
             try:

@@ -66,7 +66,9 @@ async def test_a_prefill_that_dies_while_decode_waits_costs_no_request(
     finally:
         victim.thaw()
     await asyncio.to_thread(victim.wait_ready, lives + 1)
-    with fleet.another_proxy([(victim.url, victim.bootstrap_port)], fleet.decodes) as proxy:
+    # Seen once: a decode that knew the old process waited for the new one until SGLang's own limit.
+    limit = ("--upstream-first-token-s", "30")
+    with fleet.another_proxy([(victim.url, victim.bootstrap_port)], fleet.decodes, *limit) as proxy:
         await until_ready(proxy, http, 3)
         for number, prompt in enumerate(PROMPTS):
             body = body_for("/generate", prompt)
