@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.etcd import Etcd, etcd_members
+from tests.support.etcd import Etcd, etcd_members, free_ports
 
 PROJECT = Path(__file__).resolve().parents[2]
 ON_CPU = Path(__file__).resolve().parent / "on_cpu"
@@ -29,20 +27,6 @@ _FLAGS = [
     "--mem-fraction-static", "0.1", "--max-total-tokens", "16384", "--max-running-requests", "64",
     "--context-length", "2048", "--enable-metrics", "--sleep-on-idle",
 ]  # fmt: skip
-
-
-def quiet_ports(count: int) -> list[int]:
-    """Free ports that the kernel gives to nobody else: an engine binds its own only after a minute."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.add(port)
-    return list(found)
 
 
 def installed() -> Path:
@@ -176,7 +160,7 @@ class Fleet:
             env: more for its environment.
             flags: more for SGLang.
         """
-        port, bootstrap = (like.port, like.bootstrap_port) if like else quiet_ports(2)
+        port, bootstrap = (like.port, like.bootstrap_port) if like else free_ports(2)
         logs = self.folder / f"{role}-{port}-{time.monotonic_ns()}"
         logs.mkdir()
         more = [] if role == "regular" else ["--etcd-endpoints", self.etcd.url]
@@ -211,7 +195,7 @@ class Fleet:
 
     @contextmanager
     def _proxy(self, words: list[str]) -> Iterator[str]:
-        (port,) = quiet_ports(1)
+        (port,) = free_ports(1)
         # Workers that come one after the other share evenly at once: tests count on either's having work.
         evenly = ["--routing-slow-start-s", "0"]
         command = [sys.executable, "-m", "proxy", "--host", "127.0.0.1", "--port", str(port), *evenly, *words]

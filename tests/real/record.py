@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.real.fleet import Fleet, RealWorker, installed, quiet_ports
+from tests.real.fleet import Fleet, RealWorker, installed
 from tests.real.raw_http import Exchange, ask, read_all, send
 from tests.real.recorded import ANSWERS, CALL, CHAT, ENDS, GENERATE, PAIR_ANSWERS, TOOL, chat, generate
-from tests.support.etcd import etcd_members
+from tests.support.etcd import etcd_members, free_ports
 
 # Makes the model say what it is told to: the parsers of tools and reasoning then have something to do.
 SAYING = """
@@ -165,7 +165,7 @@ def pairs(recorder: Recorder, both: Pair) -> None:
     recorder.record("decode_server_info", both.decode, "/server_info", None)
     for name, (path, body) in PAIR_ANSWERS.items():
         recorder.pair(name, both, path, body)
-    (nobody,) = quiet_ports(1)
+    (nobody,) = free_ports(1)
     for name, (path, body) in ENDS.items():
         for ending, asked in (("", body), ("_stream", {**body, "stream": True})):
             recorder.pair(f"{name}_wrong_port{ending}", both, path, asked, port=nobody)

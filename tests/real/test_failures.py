@@ -23,7 +23,8 @@ from tests.real.asking import (
     until_listening,
     until_ready,
 )
-from tests.real.fleet import Fleet, RealWorker, quiet_ports
+from tests.real.fleet import Fleet, RealWorker
+from tests.support.etcd import free_ports
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -124,7 +125,7 @@ async def test_a_client_that_leaves_while_decode_waits_for_a_prefill_frees_the_d
 async def test_a_wrong_bootstrap_port_is_masked_where_there_is_another_prefill(
     fleet: Fleet, http: aiohttp.ClientSession
 ) -> None:
-    (wrong,) = quiet_ports(1)
+    (wrong,) = free_ports(1)
     bad, good = fleet.prefills
     prefills = [(bad.url, wrong), (good.url, good.bootstrap_port)]
     wanted = [await plain_text(fleet, http, prompt) for prompt in PROMPTS]
@@ -141,7 +142,7 @@ async def test_a_wrong_bootstrap_port_is_masked_where_there_is_another_prefill(
 async def test_a_wrong_bootstrap_port_alone_is_told_in_clear_words(
     path: str, fleet: Fleet, http: aiohttp.ClientSession
 ) -> None:
-    (wrong,) = quiet_ports(1)
+    (wrong,) = free_ports(1)
     prefill = fleet.prefills[0]
     with fleet.another_proxy([(prefill.url, wrong)], fleet.decodes[:1]) as proxy:
         await until_listening(proxy, http)
