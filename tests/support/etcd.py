@@ -45,8 +45,8 @@ def etcd_binary() -> str:
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that are free now, all different.
 
-    They lie below those that the kernel lends to outgoing connections: one that is to be bound later, or again
-    after a death, would now and then be gone by then.
+    They lie below those that the kernel lends to outgoing connections: one that is to be bound later, or
+    again after a death, would now and then be gone by then.
     """
     found: set[int] = set()
     while len(found) < count:
