@@ -207,7 +207,7 @@ class Service:
                 log.warning(warning)
 
     def _connected(self, worker: Worker, ok: bool) -> None:
-        figures = self.metrics.worker(worker.worker_id, worker.role)
+        figures = self.metrics.worker(worker)
         figures.connects += ok
         figures.connect_failures += not ok
 

@@ -29,10 +29,9 @@ from proxy.roster import Role
 from proxy.routing.breaker import Settlement
 from proxy.routing.group import Group
 from proxy.routing.ledger import Ledger
-from proxy.routing.member import Member
 from proxy.routing.placement import Placement
 from proxy.routing.pool import Pool
-from proxy.telemetry.metrics import Metrics, WorkerMetrics
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream.carriers import Carriers
 from proxy.upstream.exchange import Exchange, ExchangeRules, Upstream
 from proxy.upstream.inquiries import Inquiries
@@ -264,17 +263,13 @@ class Carriage:
 
     def _prefill_over(self, exchange: Exchange) -> None:
         """Notes the end of prefill's leg: the moment at which the KV transfer ended."""
-        figures = self._figures(exchange.placement.prefill)
+        figures = self._means.metrics.worker(exchange.placement.prefill.worker)
         failure = exchange.prefill_failure
         took_s = self._means.clock.monotonic() - exchange.dispatched_at
         figures.leg_duration.observe(took_s)
         if failure is None:
             figures.kv_transfer.observe(took_s)
         figures.ended(_OK if failure is None else failure.outcome)
-
-    def _figures(self, member: Member) -> WorkerMetrics:
-        worker = member.worker
-        return self._means.metrics.worker(worker.worker_id, worker.role)
 
     def _proved(self, exchange: Exchange, trail: Trail) -> None:
         self._means.pool.settle(exchange.placement, None, Settlement.SUCCESS)
@@ -291,7 +286,7 @@ class Carriage:
             self._decode_ended(exchange, failure)
 
     def _decode_ended(self, exchange: Exchange, failure: Failure | None) -> None:
-        figures = self._figures(exchange.placement.decode)
+        figures = self._means.metrics.worker(exchange.placement.decode.worker)
         figures.leg_duration.observe(self._means.clock.monotonic() - exchange.dispatched_at)
         figures.ended(_OK if failure is None else failure.outcome)
 

@@ -40,7 +40,7 @@ class Journal:
         if trail.first_token_at is not None and request.intake.stream:
             figures.ttft.observe(trail.first_token_at - trail.received_at)
         status = reply.status or _CLIENT_CLOSED_REQUEST
-        figures.ended(status, trail.outcome.value)
+        figures.ended(status, trail.outcome)
         if self._log.enabled:
             self._log.write(
                 RequestLine(

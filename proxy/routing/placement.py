@@ -59,14 +59,16 @@ class Placement:
         if self._holds_prefill:
             self._holds_prefill = False
             self.prefill.in_flight -= 1
-            self._pool.freed(self.prefill)
+            if self.prefill.cap is not None:
+                self._pool.freed(self.prefill)
 
     def release_decode(self) -> None:
         """The decode leg has ended."""
         if self._holds_decode:
             self._holds_decode = False
             self.decode.in_flight -= 1
-            self._pool.freed(self.decode)
+            if self.decode.cap is not None:
+                self._pool.freed(self.decode)
 
     def release(self) -> None:
         """Both."""

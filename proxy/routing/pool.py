@@ -232,6 +232,7 @@ class Pool:
         return () if group is None else self._lineup(group).prefills
 
     def freed(self, member: Member) -> None:
-        """A request has left a worker."""
-        if member.cap is not None and (group := self._groups.get(member.worker.model)) is not None:
+        """A request has left a worker that has a cap."""
+        group = self._groups.get(member.worker.model)
+        if group is not None:
             self.on_room(group)

@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from proxy.clock import Clock, Sleep
+from proxy.roster import Worker
 from proxy.telemetry.families import BODY_BYTES, DURATION_S, FAMILIES, ITL_S, LAG_S, TTFT_S, Family, Kind
 from proxy.telemetry.histogram import Histogram
 
@@ -95,12 +96,12 @@ class Metrics(Collector):
         """The figures of a route; bind them once. `name`: generate, chat_completions or completions."""
         return self._routes.setdefault(name, RouteMetrics())
 
-    def worker(self, worker_id: str, role: str) -> WorkerMetrics:
-        """The figures of a worker; bind them once, and `forget` the worker when it goes."""
-        found = self._workers.get(worker_id)
+    def worker(self, worker: Worker) -> WorkerMetrics:
+        """The figures of a worker; `forget` it when it goes."""
+        found = self._workers.get(worker.worker_id)
         if found is None:
-            name = worker_id if len(self._workers) < MAX_WORKERS else OTHER
-            found = self._workers.setdefault(name, WorkerMetrics(role))
+            name = worker.worker_id if len(self._workers) < MAX_WORKERS else OTHER
+            found = self._workers.setdefault(name, WorkerMetrics(worker.role))
         return found
 
     def forget(self, worker_id: str) -> None:

@@ -34,11 +34,12 @@ class CarrierRules:
 class _Lane:
     """The connections to one address; the idle ones, the freshest last."""
 
-    __slots__ = ("connecting", "host", "idle", "loop", "open", "port", "rules", "tls")
+    __slots__ = ("connecting", "host", "host_line", "idle", "loop", "open", "port", "rules", "tls")
 
     def __init__(self, worker: Worker, rules: CarrierRules, loop: asyncio.AbstractEventLoop) -> None:
         self.host = worker.host
         self.port = worker.port
+        self.host_line = _host_line(worker)
         self.tls = ssl.create_default_context() if worker.url.startswith("https:") else None
         self.idle: list[UpstreamConnection] = []
         self.open = 0
@@ -93,6 +94,13 @@ class _Lane:
             self.idle = [connection for connection in self.idle if connection.idle_since >= oldest]
             for connection in stale:
                 connection.abort()
+
+
+def _host_line(worker: Worker) -> bytes:
+    host = worker.host
+    if ":" in host:
+        host = f"[{host}]"
+    return b"Host: %b:%d\r\n" % (host.encode(), worker.port)
 
 
 class Carriers:

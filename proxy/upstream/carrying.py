@@ -47,6 +47,9 @@ class Leg(Protocol):
 class Owner(Protocol):
     """Whose connection it is."""
 
+    host_line: bytes
+    """The Host header line of requests to there, with its end."""
+
     def on_made(self, connection: UpstreamConnection) -> None:
         """It is open."""
 

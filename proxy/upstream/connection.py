@@ -30,6 +30,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_pending",
         "_pending_need",
         "_relay",
+        "host_line",
         "idle_since",
         "leg",
         "paused",
@@ -45,6 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Answers that have ended on this connection."""
         self.idle_since = 0.0
         """The event loop's time, s."""
+        self.host_line = owner.host_line
         self._owner = owner
         self.paused = False
         """Whether we ourselves do not read."""
@@ -258,7 +260,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The answer has ended: the connection is free for another, or closed."""
         self.leg = self._relay = None
         self.served += 1
-        self.resume()
+        if self.paused:
+            self.resume()
         if reusable:
             self._owner.on_idle(self)
         else:

@@ -91,7 +91,8 @@ class DecodeLeg:
             self._held_bytes = 0
             self._judged(Failure(Outcome.OVERLOADED, error.message, 503, Role.DECODE))
         else:
-            self._judged(with_retry_after(self._judge.whole(head.status, body), head))
+            failure = self._judge.whole(head.status, body)
+            self._judged(None if failure is None else with_retry_after(failure, head))
 
     def on_raw(self, data: bytes) -> None:
         """The path of every token."""
@@ -150,7 +151,7 @@ class DecodeLeg:
         else:
             assert self.head is not None
             failure = self._judge.whole(self.head.status, self.whole())
-            self._judged(with_retry_after(failure, self.head))
+            self._judged(None if failure is None else with_retry_after(failure, self.head))
 
     def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
         """The answer broke off."""

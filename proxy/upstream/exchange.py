@@ -133,11 +133,11 @@ class Exchange:
         connection = carriers.reuse(prefill) or await self._connect(prefill)
         if connection is not None:
             self._prefill.connection = connection
-            connection.send(self._prefill, order.message(prefill, rest))
+            connection.send(self._prefill, order.message(connection.host_line, rest))
             connection = carriers.reuse(decode) or await self._connect(decode)
         if connection is not None:
             self._decode.connection = connection
-            connection.send(self._decode, order.message(decode, rest))
+            connection.send(self._decode, order.message(connection.host_line, rest))
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:

@@ -7,7 +7,7 @@ import msgspec
 from proxy.roster import Role, Worker
 from proxy.upstream.classify import Judge
 from proxy.upstream.patience import Patience
-from proxy.upstream.splice import authority, splice_tail
+from proxy.upstream.splice import splice_tail
 
 _WORTH_A_COPY = 32768  # why: below it one write of joined bytes costs less than a vectored one
 
@@ -49,12 +49,12 @@ class Order(msgspec.Struct, frozen=True):
             return [whole]
         return [b"%bContent-Length: %d\r\n\r\n" % (self.headers, size), memoryview(self.body)[:end], tail]
 
-    def message(self, to: Worker, rest: list[bytes | memoryview]) -> list[bytes | memoryview]:
-        """The request's bytes for one leg."""
+    def message(self, host_line: bytes, rest: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        """The request's bytes for one leg, which names its worker in the Host line."""
         first = rest[0]
         if len(rest) == 1 and isinstance(first, bytes):
-            return [b"%b%b%b" % (self.request_line, authority(to), first)]
-        return [self.request_line, authority(to), *rest]
+            return [b"%b%b%b" % (self.request_line, host_line, first)]
+        return [self.request_line, host_line, *rest]
 
     def judge(self, role: Role) -> Judge:
         """Who judges the answers of the leg of `role`."""

@@ -27,7 +27,6 @@ class PrefillLeg:
         "failure",
         "over",
         "raw",
-        "status",
     )
 
     def __init__(self, owner: LegOwner, order: Order, answer_bytes: int) -> None:
@@ -44,7 +43,6 @@ class PrefillLeg:
         self._keep_limit = answer_bytes if order.keep_prefill else 0
         self._kept: list[bytes] = []
         self.raw = not order.keep_prefill
-        self.status = 0
         self.failure: Failure | None = None
         self.over = False
         self.connection: UpstreamConnection | None = None
@@ -57,7 +55,6 @@ class PrefillLeg:
     def on_head(self, head: ResponseHead) -> None:
         """A status other than 200 has a body worth keeping."""
         self._head = head
-        self.status = head.status
         if head.status != 200 and not self._keep_limit:
             self._keep_limit = _LONGEST_ERROR
 
@@ -90,9 +87,9 @@ class PrefillLeg:
 
     def on_end(self) -> None:
         """The transfer has ended, one way or the other."""
-        if self.status != 200:
-            failure = judge_error(self.status, self.kept, Role.PREFILL)
-            self.failure = with_retry_after(failure, self._head)
+        head = self._head
+        if head is not None and head.status != 200:
+            self.failure = with_retry_after(judge_error(head.status, self.kept, Role.PREFILL), head)
         self._finish(self.failure)
 
     def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:

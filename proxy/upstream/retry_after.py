@@ -12,10 +12,10 @@ from proxy.upstream.outcome import Failure
 _HEADER = re.compile(rb"^retry-after:[ \t]*(\d{1,9})[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
 
 
-def with_retry_after(failure: Failure | None, head: ResponseHead | None) -> Failure | None:
+def with_retry_after(failure: Failure, head: ResponseHead) -> Failure:
     """`failure` with what its response head says of when to come back."""
-    found = _HEADER.search(head.passed_on) if failure is not None and head is not None else None
-    if failure is None or found is None:
+    found = _HEADER.search(head.passed_on)
+    if found is None:
         return failure
     wait_s = int(found.group(1))
     return replace(failure, told_to_wait_s=wait_s, retry_after_s=wait_s)

@@ -35,12 +35,3 @@ def splice_tail(prefill: Worker, room: int, rid: str, overrides: bytes = b"") ->
         overrides: further members, each with a comma before it.
     """
     return b'%b%b%d,"rid":"%b"}' % (overrides, _bootstrap_address(prefill), room, rid.encode())
-
-
-@lru_cache(maxsize=4096)
-def authority(worker: Worker) -> bytes:
-    """The Host header line for a worker."""
-    host = worker.host
-    if ":" in host:
-        host = f"[{host}]"
-    return b"Host: %b:%d\r\n" % (host.encode(), worker.port)

@@ -9,11 +9,16 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from proxy.roster import Role, Worker
 from proxy.telemetry.families import FAMILIES, Family, Kind, markdown
 from proxy.telemetry.histogram import Histogram
 from proxy.telemetry.metrics import LAG_INTERVAL_S, Metrics, measure_loop_lag
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+
+def a_worker(name: str, role: Role) -> Worker:
+    return Worker(name, "http://10.0.0.1:30001", role)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[str]], float]:
@@ -51,12 +56,12 @@ def test_what_is_counted_is_scraped() -> None:
     route.ended(200, "ok")
     route.ended(200, "ok")
     route.ttft.observe(0.05)
-    worker = metrics.worker("p0", "prefill")
+    worker = metrics.worker(a_worker("p0", Role.PREFILL))
     worker.ended("reset")
     worker.kv_transfer.observe(3)
     worker.connects += 4
     worker.connect_failures += 1
-    metrics.worker("d0", "decode")
+    metrics.worker(a_worker("d0", Role.DECODE))
     metrics.attempts += 3
     metrics.retried("connect")
     metrics.gauge_from("pd_held_bytes", lambda: 7)
@@ -83,7 +88,7 @@ def test_what_is_counted_is_scraped() -> None:
 
 def test_a_forgotten_worker_is_no_longer_scraped() -> None:
     metrics = Metrics()
-    metrics.worker("p0", "prefill")
+    metrics.worker(a_worker("p0", Role.PREFILL))
     metrics.forget("p0")
     assert not [labels for _, labels in samples(metrics) if "p0" in labels]
 
@@ -92,7 +97,7 @@ def test_workers_beyond_the_bound_share_one_label(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("proxy.telemetry.metrics.MAX_WORKERS", 1)
     metrics = Metrics()
     for name in ("d0", "d1", "d2"):
-        metrics.worker(name, "decode").connects += 1
+        metrics.worker(a_worker(name, Role.DECODE)).connects += 1
     got = samples(metrics)
     assert got["pd_upstream_connects_total", frozenset(("d0", "decode"))] == 1
     assert got["pd_upstream_connects_total", frozenset(("other", "decode"))] == 2
