@@ -97,7 +97,9 @@ class Carriage:
         )
         self.retrier = Retrier(rules.retrier, means.rng, means.carriers.open_to, means.metrics)
         tokenizers = Tokenizers(means.inquiries, TokenizerFiles(rules.tokenizers))
-        self._narrator = Narrator(rules.continuation, tokenizers, means.ledger, means.metrics.continued)
+        self._narrator = Narrator(
+            rules.continuation, tokenizers, means.ledger, means.clock.monotonic, means.metrics.continued
+        )
         self.live: dict[str, Exchange] = {}
         """Attempts by their rid."""
         self.waits = Waits(means.clock, means.loop)

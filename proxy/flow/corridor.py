@@ -17,6 +17,7 @@ from proxy.flow.recipient import Direct
 from proxy.flow.request import Reply, Request, Route
 from proxy.flow.trail import Trail
 from proxy.routing.group import Group
+from proxy.telemetry.histogram import Histogram
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
@@ -128,13 +129,13 @@ class Corridor:
 
     async def _serve(self, request: Request, reply: Reply, trail: Trail) -> None:
         group = self._means.pool.group_for(request.model)
+        itl = self._journal.figures(request.route).itl
         if request.intake.n > 1:
-            failure = await self._fan_out(request, reply, group, trail)
+            failure = await self._fan_out(request, reply, group, itl, trail)
         else:
             order = _order(request, b"", raw=reply.takes_chunks)
-            itl = self._journal.figures(request.route).itl
             told = trail if self._report_attempts else None
-            recipient = Direct(reply, as_events, itl, self._means.clock.monotonic, told)
+            recipient = Direct(reply, as_events, itl, told)
             failure = await self._carriage.carry(order, group, recipient, request.intake.rid, trail)
         trail.outcome = Outcome.OK if failure is None else failure.outcome
         if failure is None or reply.ended:
@@ -146,10 +147,13 @@ class Corridor:
             reply.extra_headers += trail.attempts_line
         _report(reply, failure, trail)
 
-    async def _fan_out(self, request: Request, reply: Reply, group: Group, trail: Trail) -> Failure | None:
+    async def _fan_out(
+        self, request: Request, reply: Reply, group: Group, itl: Histogram, trail: Trail
+    ) -> Failure | None:
         generate = request.route is Route.GENERATE
         order = _order(request, one_answer(request.intake, generate), raw=False)
-        merger = Merger(reply, request.intake.n, generate, trail if self._report_attempts else None)
+        told = trail if self._report_attempts else None
+        merger = Merger(reply, request.intake.n, generate, itl, told)
 
         async def carry(number: int) -> None:
             failure = await self._carriage.carry(

@@ -26,6 +26,7 @@ from proxy.flow.farewell import DONE, NO_STREAM, as_events
 from proxy.flow.recipient import Amend
 from proxy.flow.request import Intake, Reply
 from proxy.flow.trail import Trail
+from proxy.telemetry.histogram import Histogram
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.outcome import Failure
 
@@ -48,9 +49,18 @@ def _with_n(sampling: bytes | msgspec.Raw) -> bytes:
 class Merger:
     """Collects the branches' answers and writes one."""
 
-    def __init__(self, reply: Reply, n: int, generate: bool, trail: Trail | None) -> None:
-        """`trail`: whose attempts the client is told of, those of all branches; None: it is not."""
+    def __init__(self, reply: Reply, n: int, generate: bool, itl: Histogram, trail: Trail | None) -> None:
+        """Makes one.
+
+        Args:
+            reply: where the answer goes.
+            n: how many branches there are.
+            generate: whether the route is /generate.
+            itl: observes the time between reads of each branch, s.
+            trail: whose attempts the client is told of, those of all branches; None: it is not.
+        """
         self._reply = reply
+        self.itl = itl
         self._trail = trail
         self._n = n
         self._generate = generate
@@ -207,11 +217,12 @@ class Branch:
     """The recipient of one branch."""
 
     takes_oversize = False
-    __slots__ = ("_amend", "_merger", "_number")
+    __slots__ = ("_amend", "_merger", "_number", "itl")
 
     def __init__(self, merger: Merger, number: int) -> None:
         self._merger = merger
         self._number = number
+        self.itl = merger.itl
         self._amend: Amend | None = None
 
     def amend_with(self, amend: Amend | None) -> None:

@@ -22,6 +22,8 @@ class Recipient(Sink, Protocol):
 
     takes_oversize: bool
     """Whether an answer that is no stream, and too large to hold, may come in pieces."""
+    itl: Histogram
+    """Observes the time between reads of a stream, s."""
 
     def amend_with(self, amend: Amend | None) -> None:
         """Sets what is changed in the answer; before all of it."""
@@ -54,14 +56,13 @@ class Direct:
     """The client itself."""
 
     takes_oversize = True
-    __slots__ = ("_amend", "_farewell", "_itl", "_last", "_now", "_reply", "_streams_events", "_trail")
+    __slots__ = ("_amend", "_farewell", "_reply", "_streams_events", "_trail", "itl", "raw")
 
     def __init__(
         self,
         reply: Reply,
         farewell: Callable[[Failure], bytes],
         itl: Histogram,
-        now: Callable[[], float],
         trail: Trail | None,
     ) -> None:
         """Makes a recipient.
@@ -70,15 +71,13 @@ class Direct:
             reply: where the answer goes.
             farewell: makes the events that end a broken stream in the route's own form.
             itl: observes the time between reads, s.
-            now: monotonic seconds.
             trail: whose attempts the client is told of; None: it is not.
         """
         self._reply = reply
         self._trail = trail
         self._farewell = farewell
-        self._itl = itl
-        self._now = now
-        self._last = 0.0
+        self.itl = itl
+        self.raw = reply.raw  # the path of every token: nothing is between
         self._streams_events = False
         self._amend: Amend | None = None
 
@@ -109,7 +108,6 @@ class Direct:
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Opens the answer."""
-        self._last = self._now()
         self._streams_events = head.event_stream
         if not self._reply.opened:
             if self._trail is not None:
@@ -124,18 +122,8 @@ class Direct:
         if self._reply.paused:
             pause()  # what was written so far was too much for the client
 
-    def raw(self, data: bytes) -> None:
-        """The path of every token."""
-        now = self._now()
-        self._itl.observe(now - self._last)
-        self._last = now
-        self._reply.raw(data)
-
     def payload(self, data: bytes) -> None:
-        """The same where the answer is changed, or comes in other pieces."""
-        now = self._now()
-        self._itl.observe(now - self._last)
-        self._last = now
+        """What is changed on its way, or comes in other pieces."""
         self._reply.payload(data if self._amend is None else self._amend(data))
 
     def end(self) -> None:

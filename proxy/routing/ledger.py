@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from proxy.errors import Overloaded
 
+_ROOMY = 64  # why: by default 64 MiB, a thousand streams that keep 64 KiB each
+
 
 class Ledger:
     """Counts bytes held; refuses beyond its limit."""
@@ -13,6 +15,11 @@ class Ledger:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
+
+    @property
+    def roomy(self) -> bool:
+        """Whether so little is held that more may be held for speed alone."""
+        return self.held_bytes * _ROOMY < self.limit_bytes
 
     def take(self, size_bytes: int) -> None:
         """Counts bytes in.

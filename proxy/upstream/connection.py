@@ -8,7 +8,16 @@ from typing import cast
 
 from proxy.errors import UpstreamFailure
 from proxy.upstream.carrying import Leg, Owner
-from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, is_plain, parse_head, whole_chunks
+from proxy.upstream.framing import (
+    LONGEST_PLAIN,
+    PLAIN_END,
+    PLAIN_STARTS,
+    Dechunker,
+    FramingError,
+    ResponseHead,
+    parse_head,
+    whole_chunks,
+)
 from proxy.upstream.templates import Templates
 
 _LONGEST_HEAD = 65536
@@ -100,7 +109,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the worker."""
-        if self._relay is not None and self._pending is None and is_plain(data):
+        size = len(data)
+        if (
+            self._relay is not None
+            and self._pending is None
+            and size <= LONGEST_PLAIN
+            and data.startswith(PLAIN_STARTS[size])
+            and data.endswith(PLAIN_END)
+        ):
             self.relayed += 1
             self._relay(data)
         else:

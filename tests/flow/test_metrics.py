@@ -29,7 +29,7 @@ def labels(**values: str) -> frozenset[tuple[str, str]]:
 
 
 async def test_requests_legs_and_times_are_counted_once_each() -> None:
-    async with start_fleet() as fleet:
+    async with start_fleet(decode_ms_per_token=20) as fleet:
         prefill, decode = fleet.prefills[0].worker.worker_id, fleet.decodes[0].worker.worker_id
         plain = {"text": PROMPT, "sampling_params": {"max_new_tokens": 3}}
         for _ in range(3):
@@ -49,7 +49,9 @@ async def test_requests_legs_and_times_are_counted_once_each() -> None:
         assert figure("pd_requests_total", route="generate", status="400", outcome="bad_request") == 1
         assert figure("pd_requests_in_flight", route="generate") == 0
         assert figure("pd_time_to_first_token_seconds_count", route="generate") == 2
-        assert figure("pd_inter_token_seconds_count", route="generate") > 0
+        gaps = figure("pd_inter_token_seconds_count", route="generate")
+        assert gaps >= 2 * 2, "two streams of three tokens"
+        assert figure("pd_inter_token_seconds_sum", route="generate") >= 0.06
         assert figure("pd_request_duration_seconds_count", route="generate") == 6
         assert figure("pd_attempts_total") == 6
         assert figure("pd_legs_total", worker=prefill, role="prefill", outcome="ok") == 6

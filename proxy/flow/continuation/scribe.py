@@ -9,12 +9,16 @@ from proxy.errors import Overloaded
 from proxy.flow.continuation.account import Account, GenerateAccount
 from proxy.flow.events import END, all_datas
 from proxy.routing.ledger import Ledger
+from proxy.telemetry.histogram import Histogram
 from proxy.upstream.classify import Judge
 from proxy.upstream.decode_leg import Sink
 from proxy.upstream.outcome import Failure, Outcome
 
 FOLD_BYTES = 16 * 1024
 """So much is kept as it came, until it is folded into an account."""
+# why: most answers end before that, and are never folded; it doubles what remembering costs.
+ROOMY_FOLD_BYTES = 64 * 1024
+"""The same while the ledger has plenty of room."""
 STREAM_BYTES = 8 * 1024 * 1024
 """The most that is remembered of one stream: 500,000 tokens, or 100,000 of a cumulative one."""
 # why: the last events of a cumulative stream tell all, but a character may take four of them.
@@ -30,9 +34,13 @@ class Scribe:
     __slots__ = (
         "_account",
         "_charged",
+        "_fold_at",
         "_heard",
         "_judge",
+        "_last_at",
         "_ledger",
+        "_now",
+        "_observe",
         "_on_failure",
         "_sink",
         "_unfolded",
@@ -40,7 +48,14 @@ class Scribe:
         "failure",
     )
 
-    def __init__(self, judge: Judge, sink: Sink, account: Account | None, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        sink: Sink,
+        account: Account | None,
+        ledger: Ledger,
+        now: Callable[[], float],
+    ) -> None:
         """Makes a scribe.
 
         Args:
@@ -48,6 +63,7 @@ class Scribe:
             sink: where what is good goes.
             account: what is heard is put there; None: nothing is remembered.
             ledger: counts what is remembered; without room in it nothing is.
+            now: monotonic seconds.
         """
         self._judge = judge
         self._sink = sink
@@ -56,17 +72,25 @@ class Scribe:
         self._heard: list[bytes] = []
         self._unfolded = 0
         self._charged = 0
+        self._now = now
+        self._last_at = 0.0
+        self._observe: Callable[[float], None] = _nobody
         self._on_failure: Callable[[Failure], None] = _nobody
         self.failure: Failure | None = None
         """What an event told instead of a token."""
         self.done = False
         """Whether the stream has told its end."""
-        self._charge(FOLD_BYTES)
+        self._fold_at = 0
+        self._keep_more(0)
 
     def listen(self, on_failure: Callable[[Failure], None]) -> None:
         """Another attempt begins to speak; `on_failure` is told if an event tells of one."""
         self.failure = None
         self._on_failure = on_failure
+
+    def keep_pace(self, itl: Histogram) -> None:
+        """From now on `itl` observes the time between reads, s: what had been held has no pace of its own."""
+        self._observe = itl.observe
 
     def raw(self, data: bytes) -> None:
         """The path of every token."""
@@ -78,8 +102,11 @@ class Scribe:
         if self._account is not None:
             self._heard.append(data)
             self._unfolded += len(data)
-            if self._unfolded > FOLD_BYTES:
+            if self._unfolded > self._fold_at:
                 self._fold(self._account)
+        now = self._now()
+        self._observe(now - self._last_at)
+        self._last_at = now
         self._sink.raw(data)
 
     def payload(self, data: bytes) -> None:
@@ -90,8 +117,11 @@ class Scribe:
         if self._account is not None:
             self._heard.append(data)
             self._unfolded += len(data)
-            if self._unfolded > FOLD_BYTES:
+            if self._unfolded > self._fold_at:
                 self._fold(self._account)
+        now = self._now()
+        self._observe(now - self._last_at)
+        self._last_at = now
         self._sink.payload(data)
 
     def _good(self, events: bytes) -> bool:
@@ -128,17 +158,19 @@ class Scribe:
         heard = self._heard
         if isinstance(account, GenerateAccount) and account.cumulative:
             del heard[:-_LAST_READS]
-            self._unfolded = 0
-            self._charge(FOLD_BYTES + sum(map(len, heard)))
-            return
-        account.read(b"".join(heard))
-        heard.clear()
-        self._unfolded = 0
-        self._charge(FOLD_BYTES + account.size_bytes)
+            self._keep_more(sum(map(len, heard)))
+        else:
+            account.read(b"".join(heard))
+            heard.clear()
+            self._keep_more(account.size_bytes)
 
-    def _charge(self, size_bytes: int) -> None:
+    def _keep_more(self, kept_bytes: int) -> None:
+        """Charges for what is kept, and for all that may come until the next fold."""
         if self._account is None:
             return
+        self._unfolded = 0
+        self._fold_at = ROOMY_FOLD_BYTES if self._ledger.roomy else FOLD_BYTES
+        size_bytes = self._fold_at + kept_bytes
         try:
             if size_bytes > STREAM_BYTES:
                 raise Overloaded("one stream holds too much")
@@ -162,5 +194,5 @@ def _after_a_token(failure: Failure) -> Failure:
     return replace(failure, outcome=Outcome.ENGINE_ERROR, status=502, body=b"")
 
 
-def _nobody(failure: Failure) -> None:
-    """Nobody speaks yet."""
+def _nobody(_: object) -> None:
+    """Hears what nobody listens to yet."""

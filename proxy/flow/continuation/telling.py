@@ -40,6 +40,8 @@ class Narrator:
     mode: Mode
     tokenizers: Tokenizers
     ledger: Ledger
+    now: Callable[[], float]
+    """Monotonic seconds."""
     on_continued: Callable[[Kind], None]
     """Called for each stream that broke, with what became of it."""
 
@@ -73,6 +75,7 @@ class Telling:
             recipient.goes_on(exchange.pause, exchange.resume)
         scribe.listen(exchange.decode_over)
         exchange.relay_to(self._stitched(exchange, scribe))
+        scribe.keep_pace(recipient.itl)
         failure = await exchange.over()
         if scribe.done:
             failure = None  # all has been said, however the connection ended
@@ -105,7 +108,8 @@ class Telling:
         order = self._order
         account = GenerateAccount() if order.generate else OpenAIAccount()
         wanted = None if self._narrator.mode is Mode.OFF else account
-        return Scribe(order.judge(Role.DECODE), self._recipient, wanted, self._narrator.ledger)
+        narrator = self._narrator
+        return Scribe(order.judge(Role.DECODE), self._recipient, wanted, narrator.ledger, narrator.now)
 
     def _stitched(self, exchange: Exchange, scribe: Scribe) -> Sink:
         if self._stitch is None:

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from proxy.flow.continuation.account import GenerateAccount, OpenAIAccount
-from proxy.flow.continuation.scribe import FOLD_BYTES, Scribe
+from proxy.flow.continuation.scribe import FOLD_BYTES, ROOMY_FOLD_BYTES, Scribe
 from proxy.roster import Role
 from proxy.routing.ledger import Ledger
+from proxy.telemetry.histogram import Histogram
 from proxy.upstream.classify import Judge
 from proxy.upstream.outcome import Failure, Outcome
 
@@ -31,12 +32,19 @@ class Heard:
 class Desk:
     """A scribe, where it writes to, and what it told."""
 
-    def __init__(self, *, generate: bool = True, remembers: bool = True, limit: int = 1 << 30) -> None:
+    def __init__(
+        self, *, generate: bool = True, remembers: bool = True, limit: int = 1 << 30, others: int = 0
+    ) -> None:
+        """`others`: bytes of the ledger that others hold."""
         self.sink, self.ledger = Heard(), Ledger(limit)
+        self.ledger.take(others)
         self.told: list[Failure] = []
         account = GenerateAccount() if generate else OpenAIAccount()
         judge = Judge(generate, Role.DECODE)
-        self.scribe = Scribe(judge, self.sink, account if remembers else None, self.ledger)
+        self.now = 0.0
+        self.itl = Histogram([1.0])
+        kept = account if remembers else None
+        self.scribe = Scribe(judge, self.sink, kept, self.ledger, lambda: self.now)
         self.scribe.listen(self.told.append)
 
 
@@ -91,20 +99,31 @@ def test_a_users_own_abort_passes() -> None:
     assert (desk.sink.all, desk.told, desk.scribe.done) == (event + DONE, [], True)
 
 
+@pytest.mark.parametrize(("others", "kept"), [(0, ROOMY_FOLD_BYTES), (1 << 24, FOLD_BYTES)])
 @pytest.mark.parametrize("disjoint", [False, True])
-def test_folding_loses_nothing_and_holds_little(disjoint: bool) -> None:
-    desk = Desk()
+def test_folding_loses_nothing_and_holds_little(disjoint: bool, others: int, kept: int) -> None:
+    desk = Desk(limit=1 << 30, others=others)
     for count in range(1, 801):
         text = "x" * count if not disjoint else "x"
         desk.scribe.payload(token(text, count, [count] if disjoint else None))
-    held = desk.ledger.held_bytes
-    assert held <= (FOLD_BYTES + 800 * 30 if disjoint else FOLD_BYTES + 6 * len(desk.sink.all[-30_000:]))
+    held = desk.ledger.held_bytes - others
+    assert kept <= held <= kept + (800 * 30 if disjoint else 6 * len(desk.sink.all[-30_000:]))
     account = desk.scribe.account()
     assert account is not None
     assert account.ids is not None
     assert (account.text, len(account.ids), account.seam) == ("x" * 800, 800, 800)
     desk.scribe.close()
-    assert desk.ledger.held_bytes == 0
+    assert desk.ledger.held_bytes == others
+
+
+def test_the_time_between_reads_is_observed_once_the_client_reads_along() -> None:
+    desk = Desk()
+    for at, event in ((10.0, "held"), (10.0, "held too"), (10.5, "live"), (12.5, "late")):
+        if at > 10.0:
+            desk.scribe.keep_pace(desk.itl)
+        desk.now = at
+        desk.scribe.raw(token(event, 1))
+    assert (desk.itl.buckets(), desk.itl.total) == ([("1.0", 1.0), ("+Inf", 2.0)], 2.5)
 
 
 def test_without_room_in_the_ledger_nothing_is_remembered_and_all_passes() -> None:
