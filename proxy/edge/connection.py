@@ -320,6 +320,9 @@ class ClientConnection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Looks at the deadlines."""
+        reply = self._reply
+        if self._state == SERVING and reply is not None and not reply.paused:
+            return  # thousands are in this state, at every sweep
         door = self._door
         begun = bool(self._buffer) if self._state == HEAD else self._paused
         late = overdue(self._state, now - self._since, now - self._body_began_at, begun, door.rules)

@@ -313,9 +313,9 @@ class Exchange:
             self.judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.PREFILL))
 
     def _sweep_relaying(self, now: float) -> None:
-        connection = self._decode.connection
-        if self._decode.reads != self._reads_seen or (connection is not None and connection.paused):
-            self._reads_seen = self._decode.reads
+        reads, connection = self._decode.reads, self._decode.connection
+        if reads != self._reads_seen or (connection is not None and connection.paused):
+            self._reads_seen = reads
             self._seen_at = now
         elif now - self._seen_at > self._upstream.rules.between_chunks_s:
             message = f"nothing for {self._upstream.rules.between_chunks_s:g} s in the middle of the answer"
