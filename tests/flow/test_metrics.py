@@ -52,6 +52,7 @@ async def test_requests_legs_and_times_are_counted_once_each() -> None:
         gaps = figure("pd_inter_token_seconds_count", route="generate")
         assert gaps >= 2 * 2, "two streams of three tokens"
         assert figure("pd_inter_token_seconds_sum", route="generate") >= 0.06
+        assert figure("pd_inter_token_seconds_count", route="chat_completions") == 0
         assert figure("pd_request_duration_seconds_count", route="generate") == 6
         assert figure("pd_attempts_total") == 6
         assert figure("pd_legs_total", worker=prefill, role="prefill", outcome="ok") == 6
@@ -63,6 +64,14 @@ async def test_requests_legs_and_times_are_counted_once_each() -> None:
         assert figure("pd_workers", role="decode", state="ready", healthy="true") == 1
         assert figure("pd_queue_depth") == 0
         assert figure("pd_held_bytes") == 0
+
+
+async def test_the_pace_of_each_of_several_answers_is_counted() -> None:
+    async with start_fleet(decode_ms_per_token=20) as fleet:
+        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "n": 2, "stream": True}
+        assert (await ask(fleet.http, CHAT, chat)).status == 200
+        found = await scraped(fleet.proxy)
+        assert found["pd_inter_token_seconds_count", labels(route="chat_completions")] >= 2 * 2
 
 
 async def test_a_queued_requests_wait_is_counted() -> None:

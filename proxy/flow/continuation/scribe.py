@@ -16,7 +16,7 @@ from proxy.upstream.outcome import Failure, Outcome
 
 FOLD_BYTES = 16 * 1024
 """So much is kept as it came, until it is folded into an account."""
-# why: most answers end before that, and are never folded; it doubles what remembering costs.
+# why: answers of up to some 200 tokens are never folded, which costs more than keeping what they told.
 ROOMY_FOLD_BYTES = 64 * 1024
 """The same while the ledger has plenty of room."""
 STREAM_BYTES = 8 * 1024 * 1024

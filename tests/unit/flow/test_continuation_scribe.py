@@ -126,13 +126,18 @@ def test_the_time_between_reads_is_observed_once_the_client_reads_along() -> Non
     assert (desk.itl.buckets(), desk.itl.total) == ([("1.0", 1.0), ("+Inf", 2.0)], 2.5)
 
 
-def test_without_room_in_the_ledger_nothing_is_remembered_and_all_passes() -> None:
-    desk = Desk(limit=FOLD_BYTES + 100)
+@pytest.mark.parametrize(
+    "room", [FOLD_BYTES - 1, FOLD_BYTES + 100], ids=["at its start", "at its first fold"]
+)
+def test_without_room_in_the_ledger_nothing_is_remembered_and_all_passes(room: int) -> None:
+    others = (1 << 30) - room
+    desk = Desk(limit=1 << 30, others=others)
+    assert desk.ledger.held_bytes == others + (FOLD_BYTES if room > FOLD_BYTES else 0)
     events = [token("x" * count, count) for count in range(1, 400)]
     for event in events:
         desk.scribe.payload(event)
     assert desk.sink.all == b"".join(events)
-    assert (desk.scribe.account(), desk.ledger.held_bytes) == (None, 0)
+    assert (desk.scribe.account(), desk.ledger.held_bytes) == (None, others)
 
 
 def test_a_scribe_that_need_not_remember_takes_no_room() -> None:
