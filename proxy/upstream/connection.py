@@ -8,16 +8,8 @@ from typing import cast
 
 from proxy.errors import UpstreamFailure
 from proxy.upstream.carrying import Leg, Owner
-from proxy.upstream.framing import (
-    LONGEST_PLAIN,
-    PLAIN_END,
-    PLAIN_STARTS,
-    Dechunker,
-    FramingError,
-    ResponseHead,
-    parse_head,
-    whole_chunks,
-)
+from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, parse_head, whole_chunks
+from proxy.upstream.tap import Tap
 from proxy.upstream.templates import Templates
 
 _LONGEST_HEAD = 65536
@@ -38,12 +30,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_owner",
         "_pending",
         "_pending_need",
-        "_relay",
+        "_tap",
         "host_line",
         "idle_since",
         "leg",
         "paused",
-        "relayed",
         "served",
         "transport",
     )
@@ -59,9 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._owner = owner
         self.paused = False
         """Whether we ourselves do not read."""
-        self._relay: Callable[[bytes], None] | None = None
-        self.relayed = 0
-        """Reads of the present answer that went past the leg, see `relay_to`."""
+        self._tap: Tap | None = None
         self._pending: bytearray | None = None  # received, but not yet enough of it to act on
         self._pending_need = 0
         self._head: ResponseHead | None = None
@@ -79,20 +68,29 @@ class UpstreamConnection(asyncio.Protocol):
     def send(self, leg: Leg, parts: list[bytes | memoryview]) -> None:
         """Sends one request; its answer goes to `leg`."""
         self.leg = leg
-        self.relayed = 0
         if len(parts) == 1:
             self.transport.write(parts[0])
         else:
             self.transport.writelines(parts)
 
-    def relay_to(self, relay: Callable[[bytes], None]) -> None:
-        """From now on `relay` gets most of what `leg.on_raw` would: the path of every token."""
+    def divert_to(self, tap: Tap) -> None:
+        """From now on `tap` hears the transport first, if it is a stream that may go on raw."""
         if self._body is UpstreamConnection._on_raw:
-            self._relay = relay
+            self._tap = tap
+            tap.connection = self
+            if self._pending is None:
+                self.transport.set_protocol(tap)
+
+    def _take_back(self) -> None:
+        """The tap hears nothing more."""
+        if self._tap is not None:
+            self._tap = None
+            self.transport.set_protocol(self)
 
     def abort(self) -> None:
         """Closes at once; the leg hears nothing more. For SGLang this is the abort."""
-        self.leg = self._relay = None
+        self.leg = None
+        self._take_back()
         self.transport.abort()
 
     def pause(self) -> None:
@@ -109,20 +107,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the worker."""
-        size = len(data)
-        if (
-            self._relay is not None
-            and self._pending is None
-            and size <= LONGEST_PLAIN
-            and data.startswith(PLAIN_STARTS[size])
-            and data.endswith(PLAIN_END)
-        ):
-            self.relayed += 1
-            self._relay(data)
-        else:
-            self._received(data)
-
-    def _received(self, data: bytes) -> None:
         leg = self.leg
         if leg is None:
             self.transport.abort()
@@ -133,6 +117,8 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             data = bytes(self._pending)
             self._pending = None
+            if self._tap is not None:
+                self.transport.set_protocol(self._tap)
         try:
             if self._head is None:
                 self._on_head_bytes(leg, data)
@@ -147,6 +133,8 @@ class UpstreamConnection(asyncio.Protocol):
             raise FramingError("an event is too long to hold")
         self._pending = bytearray(data)
         self._pending_need = need
+        if self._tap is not None:
+            self.transport.set_protocol(self)  # what comes next is not the begin of a chunk
 
     def _on_head_bytes(self, leg: Leg, data: bytes) -> None:
         end = data.find(b"\r\n\r\n")
@@ -219,7 +207,7 @@ class UpstreamConnection(asyncio.Protocol):
         if plain:
             self._keep(data, need - good)
         else:
-            self._relay = None
+            self._take_back()
             self._dechunker = Dechunker()
             self._body = UpstreamConnection._on_chunked
             self._on_chunked(data)
@@ -274,7 +262,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self, reusable: bool) -> None:
         """The answer has ended: the connection is free for another, or closed."""
-        self.leg = self._relay = None
+        self.leg = None
         self.served += 1
         if self.paused:
             self.resume()
@@ -284,8 +272,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _break(self, reason: str) -> None:
-        leg, self.leg, self._relay = self.leg, None, None
-        self.transport.abort()
+        leg = self.leg
+        self.abort()
         if leg is not None:
             leg.on_broken(reason, untouched=False, reused=False)
 
@@ -295,7 +283,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._owner.on_lost(self)
-        leg, self.leg, self._relay = self.leg, None, None
+        leg, self.leg, self._tap = self.leg, None, None
         if leg is None:
             return
         untouched = self._head is None and self._pending is None

@@ -14,6 +14,7 @@ from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
 from proxy.upstream.retry_after import with_retry_after
+from proxy.upstream.tap import Tap
 
 
 class Sink(Protocol):
@@ -38,6 +39,7 @@ class DecodeLeg:
         "_owner",
         "_reads",
         "_sink",
+        "_tap",
         "connection",
         "head",
         "judged",
@@ -63,6 +65,7 @@ class DecodeLeg:
         self._held_limit = held_limit_bytes
         self._ledger = ledger
         self._sink: Sink | None = None
+        self._tap: Tap | None = None
         self.raw = order.raw
         self.head: ResponseHead | None = None
         self.streaming = False
@@ -95,7 +98,7 @@ class DecodeLeg:
             self._judged(None if failure is None else with_retry_after(failure, head))
 
     def on_raw(self, data: bytes) -> None:
-        """The path of every token."""
+        """Those of a stream's reads that its tap leaves."""
         self._reads += 1
         if self._sink is not None:
             self._sink.raw(data)
@@ -171,7 +174,7 @@ class DecodeLeg:
     @property
     def reads(self) -> int:
         """Grows with everything that comes."""
-        return self._reads + (self.connection.relayed if self.connection is not None else 0)
+        return self._reads + (0 if self._tap is None else self._tap.heard_bytes)
 
     def relay_to(self, sink: Sink) -> None:
         """Hands over what is held, and from now on all that comes. Only after a good verdict."""
@@ -182,8 +185,9 @@ class DecodeLeg:
             else:
                 sink.payload(data)
         self._sink = sink
-        if self.raw and self.connection is not None:
-            self.connection.relay_to(sink.raw)
+        if self.raw and self.connection is not None and isinstance(sink, Tap):
+            self._tap = sink
+            self.connection.divert_to(sink)
 
     def _let_go(self) -> list[tuple[bool, bytes]]:
         self._ledger.give(self._held_bytes)

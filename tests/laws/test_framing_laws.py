@@ -20,15 +20,7 @@ from proxy.roster import Role, Worker
 from proxy.routing.ledger import Ledger
 from proxy.upstream.classify import Judge
 from proxy.upstream.connection import UpstreamConnection
-from proxy.upstream.framing import (
-    LONGEST_PLAIN,
-    Dechunker,
-    FramingError,
-    ResponseHead,
-    chunk,
-    parse_head,
-    whole_chunks,
-)
+from proxy.upstream.framing import Dechunker, FramingError, ResponseHead, parse_head, whole_chunks
 from proxy.upstream.outcome import Failure
 from proxy.upstream.splice import splice_tail
 
@@ -152,19 +144,6 @@ def receive(data: list[bytes], raw: bool) -> tuple[_Leg, _Transport]:
     return leg, transport
 
 
-def relays(data: bytes) -> bool:
-    """Whether a stream's connection hands a read past its leg, as what needs no looking at."""
-    past: list[bytes] = []
-    connection = UpstreamConnection(_Nobody())
-    connection.transport = _Transport()  # type: ignore[assignment]
-    connection.leg = _Leg(raw=True)
-    stream = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
-    connection.data_received(b"HTTP/1.1 200 OK\r\n%b\r\n" % stream)
-    connection.relay_to(past.append)
-    connection.data_received(data)
-    return past == [data]
-
-
 event_pieces = st.lists(
     st.sampled_from([b"data: a\n\n", b"data: b\n\ndata: c\n\n", b"data: ha", b"lf\n\n", b"\n", b": c\n\n"]),
     max_size=10,
@@ -213,14 +192,6 @@ def test_whole_chunks_are_whole(data: bytes) -> None:
     if good:
         assert Dechunker().feed(data[:good], []) == -1
         assert data[:good].endswith(b"\n\n\r\n")
-
-
-@given(st.binary(max_size=30), st.integers(0, LONGEST_PLAIN))
-def test_one_chunk_that_ends_an_event_is_plain_and_nothing_else_is(data: bytes, padding: int) -> None:
-    event = chunk(data + b"x" * padding + b"\n\n")
-    assert relays(event) is (len(event) <= LONGEST_PLAIN)
-    for other in (data, event[:-1], event + event, b"0" + event, chunk(data + b"x" * padding + b"\n.")):
-        assert not relays(other) or whole_chunks(other) == (len(other), 0, True)
 
 
 @given(payloads, cuts, st.booleans())

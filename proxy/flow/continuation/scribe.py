@@ -12,7 +12,9 @@ from proxy.routing.ledger import Ledger
 from proxy.telemetry.histogram import Histogram
 from proxy.upstream.classify import Judge
 from proxy.upstream.decode_leg import Sink
+from proxy.upstream.framing import LONGEST_PLAIN, PLAIN_END, PLAIN_STARTS
 from proxy.upstream.outcome import Failure, Outcome
+from proxy.upstream.tap import Tap
 
 FOLD_BYTES = 16 * 1024
 """So much is kept as it came, until it is folded into an account."""
@@ -23,13 +25,13 @@ STREAM_BYTES = 8 * 1024 * 1024
 """The most that is remembered of one stream: 500,000 tokens, or 100,000 of a cumulative one."""
 # why: the last events of a cumulative stream tell all, but a character may take four of them.
 _LAST_READS = 5
+# why: nothing is wrong as long as the last event says that nothing has ended. Inside of a text the
+# same letters have their quotes escaped.
+_GOES_ON = b'"finish_reason":null'
 
 
-class Scribe:
-    """Hears every event of one stream; keeps back the one that tells of a failure.
-
-    The path of every token: two searches near the end of what was read, and an append.
-    """
+class Scribe(Tap):
+    """Hears every event of one stream; keeps back the one that tells of a failure."""
 
     __slots__ = (
         "_account",
@@ -42,8 +44,8 @@ class Scribe:
         "_now",
         "_observe",
         "_on_failure",
-        "_sink",
-        "_unfolded",
+        "_payload",
+        "_raw",
         "done",
         "failure",
     )
@@ -66,11 +68,12 @@ class Scribe:
             now: monotonic seconds.
         """
         self._judge = judge
-        self._sink = sink
+        self._raw = sink.raw
+        self._payload = sink.payload
         self._account = account
         self._ledger = ledger
         self._heard: list[bytes] = []
-        self._unfolded = 0
+        self.heard_bytes = 0
         self._charged = 0
         self._now = now
         self._last_at = 0.0
@@ -92,37 +95,48 @@ class Scribe:
         """From now on `itl` observes the time between reads, s: what had been held has no pace of its own."""
         self._observe = itl.observe
 
+    def data_received(self, data: bytes) -> None:
+        """The path of every token: all of it, but for the histogram and the client's transport."""
+        size = len(data)
+        if size <= LONGEST_PLAIN and data.startswith(PLAIN_STARTS[size]) and data.endswith(PLAIN_END):
+            at = data.rfind(_GOES_ON)
+            if at > 0 and data.find(b"data:", at) < 0:
+                self.heard_bytes += size
+                if self._account is not None:
+                    self._heard.append(data)
+                    if self.heard_bytes > self._fold_at:
+                        self._fold(self._account)
+                now = self._now()
+                self._observe(now - self._last_at)
+                self._last_at = now
+                self._raw(data)
+                return
+        self.connection.data_received(data)
+
     def raw(self, data: bytes) -> None:
-        """The path of every token."""
-        # Nothing is wrong as long as the last event says that nothing has ended. Inside of a text
-        # the same letters have their quotes escaped.
-        at = data.rfind(b'"finish_reason":null')
-        if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
-            return
-        if self._account is not None:
-            self._heard.append(data)
-            self._unfolded += len(data)
-            if self._unfolded > self._fold_at:
-                self._fold(self._account)
-        now = self._now()
-        self._observe(now - self._last_at)
-        self._last_at = now
-        self._sink.raw(data)
+        """Whole chunks that are not plain, or with an event that must be looked at."""
+        if self._passes(data):
+            self._raw(data)
 
     def payload(self, data: bytes) -> None:
-        """The same without the worker's chunk framing."""
-        at = data.rfind(b'"finish_reason":null')
+        """Events without the worker's chunk framing."""
+        if self._passes(data):
+            self._payload(data)
+
+    def _passes(self, data: bytes) -> bool:
+        """Whether all of it may go on; then it is remembered."""
+        at = data.rfind(_GOES_ON)
         if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
-            return
+            return False
+        self.heard_bytes += len(data)
         if self._account is not None:
             self._heard.append(data)
-            self._unfolded += len(data)
-            if self._unfolded > self._fold_at:
+            if self.heard_bytes > self._fold_at:
                 self._fold(self._account)
         now = self._now()
         self._observe(now - self._last_at)
         self._last_at = now
-        self._sink.payload(data)
+        return True
 
     def _good(self, events: bytes) -> bool:
         """Looks closely. What is good in front of a failure still goes on."""
@@ -151,7 +165,6 @@ class Scribe:
         if account is not None:
             account.read(b"".join(self._heard))
             self._heard.clear()
-            self._unfolded = 0
         return account
 
     def _fold(self, account: Account) -> None:
@@ -168,9 +181,9 @@ class Scribe:
         """Charges for what is kept, and for all that may come until the next fold."""
         if self._account is None:
             return
-        self._unfolded = 0
-        self._fold_at = ROOMY_FOLD_BYTES if self._ledger.roomy else FOLD_BYTES
-        size_bytes = self._fold_at + kept_bytes
+        may_come = ROOMY_FOLD_BYTES if self._ledger.roomy else FOLD_BYTES
+        self._fold_at = self.heard_bytes + may_come
+        size_bytes = may_come + kept_bytes
         try:
             if size_bytes > STREAM_BYTES:
                 raise Overloaded("one stream holds too much")
