@@ -251,6 +251,11 @@ class Branch:
         """From now on the events come from another worker."""
         self._merger.read_from(self._number, pause, resume)
 
+    @property
+    def straight(self) -> Branch:
+        """Itself, that is nobody."""
+        return self
+
     def raw(self, data: bytes) -> None:
         """Never: a branch's order asks for payload."""
         raise AssertionError("a branch cannot take a worker's own chunks")

@@ -25,6 +25,11 @@ class Recipient(Sink, Protocol):
     itl: Histogram
     """Observes the time between reads of a stream, s."""
 
+    @property
+    def straight(self) -> Sink:
+        """Who takes a worker's own chunks: the path of every token ends there, with nothing between."""
+        ...
+
     def amend_with(self, amend: Amend | None) -> None:
         """Sets what is changed in the answer; before all of it."""
 
@@ -56,7 +61,7 @@ class Direct:
     """The client itself."""
 
     takes_oversize = True
-    __slots__ = ("_amend", "_farewell", "_reply", "_streams_events", "_trail", "itl", "raw")
+    __slots__ = ("_amend", "_farewell", "_reply", "_streams_events", "_trail", "itl")
 
     def __init__(
         self,
@@ -77,7 +82,6 @@ class Direct:
         self._trail = trail
         self._farewell = farewell
         self.itl = itl
-        self.raw = reply.raw  # the path of every token: nothing is between
         self._streams_events = False
         self._amend: Amend | None = None
 
@@ -121,6 +125,15 @@ class Direct:
         self._reply.on_resume = resume
         if self._reply.paused:
             pause()  # what was written so far was too much for the client
+
+    @property
+    def straight(self) -> Sink:
+        """The client's reply itself."""
+        return self._reply
+
+    def raw(self, data: bytes) -> None:
+        """What comes from here all the same."""
+        self._reply.raw(data)
 
     def payload(self, data: bytes) -> None:
         """What is changed on its way, or comes in other pieces."""

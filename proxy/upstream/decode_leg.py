@@ -37,7 +37,6 @@ class DecodeLeg:
         "_judge",
         "_ledger",
         "_owner",
-        "_reads",
         "_sink",
         "_tap",
         "connection",
@@ -45,6 +44,7 @@ class DecodeLeg:
         "judged",
         "over",
         "raw",
+        "reads",
         "streaming",
     )
 
@@ -72,13 +72,14 @@ class DecodeLeg:
         """Whether the answer is an event stream, to be relayed as it comes."""
         self.judged = False
         self.over = False
-        self._reads = 0
+        self.reads = 0
+        """Grows with everything that comes, unless a tap hears it first."""
         self.connection: UpstreamConnection | None = None
 
     def on_head(self, head: ResponseHead) -> None:
         """Proves nothing yet: SGLang answers 200 before it knows."""
         self.head = head
-        self._reads += 1
+        self.reads += 1
         self.streaming = head.event_stream and head.status == 200
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
@@ -99,7 +100,7 @@ class DecodeLeg:
 
     def on_raw(self, data: bytes) -> None:
         """Those of a stream's reads that its tap leaves."""
-        self._reads += 1
+        self.reads += 1
         if self._sink is not None:
             self._sink.raw(data)
         else:
@@ -107,7 +108,7 @@ class DecodeLeg:
 
     def on_events(self, payload: bytes) -> None:
         """The same without the worker's chunk framing."""
-        self._reads += 1
+        self.reads += 1
         if self._sink is not None:
             self._sink.payload(payload)
         else:
@@ -172,9 +173,9 @@ class DecodeLeg:
         return held[0][1] if len(held) == 1 else b"".join([data for _, data in held])
 
     @property
-    def reads(self) -> int:
-        """Grows with everything that comes."""
-        return self._reads + (0 if self._tap is None else self._tap.heard_bytes)
+    def tapped_at(self) -> float:
+        """When its tap last heard anything, monotonic seconds."""
+        return 0.0 if self._tap is None else self._tap.heard_at
 
     def relay_to(self, sink: Sink) -> None:
         """Hands over what is held, and from now on all that comes. Only after a good verdict."""

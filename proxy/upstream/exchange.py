@@ -55,6 +55,8 @@ class Upstream:
         return replace(self, rules=replace(self.rules, stuck_s=inf))
 
 
+_LOOKS = 64
+"""So often a stream is looked at within its limit: with thousands of them each look is felt."""
 # An attempt's phase. Plain numbers: an enum's members cost a look-up each.
 _WAITING, _RELAYING, _DRAINING, _CLOSED = range(4)
 
@@ -68,6 +70,7 @@ class Exchange:
     __slots__ = (
         "_connecting",
         "_decode",
+        "_look_at",
         "_over",
         "_phase",
         "_prefill",
@@ -114,6 +117,7 @@ class Exchange:
         self._received_at = received_at
         self._started_at = self._seen_at = sweeper.now
         self._reads_seen = 0
+        self._look_at = 0.0
         self._connecting: asyncio.Timeout | None = None
         self.verdict: asyncio.Future[Failure | None] = upstream.loop.create_future()
         """Done when the attempt has failed, or has something for the client (None)."""
@@ -214,6 +218,7 @@ class Exchange:
         self.placement.release_decode()
         if served and not self._prefill.over:
             self._phase = _DRAINING
+            self._look_at = 0.0
             self._seen_at = self._upstream.sweeper.now
             return
         self._leave()
@@ -283,6 +288,8 @@ class Exchange:
 
     def sweep(self, now: float) -> None:
         """Looks at the deadlines."""
+        if now < self._look_at:
+            return
         if self._phase == _DRAINING:
             if now - self._seen_at > self._upstream.rules.drain_prefill_s:
                 self._leave()
@@ -313,12 +320,14 @@ class Exchange:
             self.judged(Failure(Outcome.FIRST_TOKEN_TIMEOUT, message, 504, Role.PREFILL))
 
     def _sweep_relaying(self, now: float) -> None:
+        limit_s = self._upstream.rules.between_chunks_s
+        self._look_at = now + limit_s / _LOOKS
         reads, connection = self._decode.reads, self._decode.connection
         if reads != self._reads_seen or (connection is not None and connection.paused):
             self._reads_seen = reads
             self._seen_at = now
-        elif now - self._seen_at > self._upstream.rules.between_chunks_s:
-            message = f"nothing for {self._upstream.rules.between_chunks_s:g} s in the middle of the answer"
+        elif now - max(self._seen_at, self._decode.tapped_at) > limit_s:
+            message = f"nothing for {limit_s:g} s in the middle of the answer"
             failure = Failure(Outcome.STALL, message, 504, Role.DECODE)
             self._cut_decode()
             if self.verdict.done():

@@ -16,12 +16,12 @@ class Tap(asyncio.Protocol):
     connection's, which takes the transport back while it waits for the rest of a chunk.
     """
 
-    __slots__ = ("connection", "heard_bytes")
+    __slots__ = ("connection", "heard_at")
 
     connection: UpstreamConnection
     """Whose transport it is; set by `UpstreamConnection.divert_to`."""
-    heard_bytes: int
-    """Grows with everything that it hears, this way or another."""
+    heard_at: float
+    """When it last heard anything, this way or another; monotonic seconds."""
 
     def eof_received(self) -> None:
         """asyncio: the worker sends no more."""

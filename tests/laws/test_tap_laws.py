@@ -43,9 +43,8 @@ class _Line:
 
     def __init__(self) -> None:
         self.client = _Client()
-        self.scribe = Scribe(
-            Judge(False, Role.DECODE), self.client, OpenAIAccount(), Ledger(1 << 30), lambda: 0.0
-        )
+        judge, ledger = Judge(False, Role.DECODE), Ledger(1 << 30)
+        self.scribe = Scribe(judge, self.client, self.client, OpenAIAccount(), ledger, lambda: 0.0)
         self.left: list[bytes] = []
         """Reads' parts that took the long way."""
         self.ended = self.broken = self.aborted = self.idle = False

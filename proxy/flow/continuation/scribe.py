@@ -28,6 +28,8 @@ _LAST_READS = 5
 # why: nothing is wrong as long as the last event says that nothing has ended. Inside of a text the
 # same letters have their quotes escaped.
 _GOES_ON = b'"finish_reason":null'
+_NO_PACE = Histogram([1.0])
+"""Observes what had been held: it came when it came, not when it is handed on."""
 
 
 class Scribe(Tap):
@@ -36,16 +38,15 @@ class Scribe(Tap):
     __slots__ = (
         "_account",
         "_charged",
-        "_fold_at",
         "_heard",
+        "_itl",
         "_judge",
-        "_last_at",
         "_ledger",
         "_now",
-        "_observe",
         "_on_failure",
-        "_payload",
-        "_raw",
+        "_room",
+        "_sink",
+        "_straight",
         "done",
         "failure",
     )
@@ -54,6 +55,7 @@ class Scribe(Tap):
         self,
         judge: Judge,
         sink: Sink,
+        straight: Sink,
         account: Account | None,
         ledger: Ledger,
         now: Callable[[], float],
@@ -63,27 +65,27 @@ class Scribe(Tap):
         Args:
             judge: tells failures.
             sink: where what is good goes.
+            straight: where it goes if it is whole chunks as they came.
             account: what is heard is put there; None: nothing is remembered.
             ledger: counts what is remembered; without room in it nothing is.
             now: monotonic seconds.
         """
         self._judge = judge
-        self._raw = sink.raw
-        self._payload = sink.payload
+        self._sink = sink
+        self._straight = straight
         self._account = account
         self._ledger = ledger
         self._heard: list[bytes] = []
-        self.heard_bytes = 0
         self._charged = 0
         self._now = now
-        self._last_at = 0.0
-        self._observe: Callable[[float], None] = _nobody
+        self.heard_at = 0.0
+        self._itl = _NO_PACE
         self._on_failure: Callable[[Failure], None] = _nobody
         self.failure: Failure | None = None
         """What an event told instead of a token."""
         self.done = False
         """Whether the stream has told its end."""
-        self._fold_at = 0
+        self._room = 0  # bytes that may be kept until the next fold
         self._keep_more(0)
 
     def listen(self, on_failure: Callable[[Failure], None]) -> None:
@@ -92,8 +94,8 @@ class Scribe(Tap):
         self._on_failure = on_failure
 
     def keep_pace(self, itl: Histogram) -> None:
-        """From now on `itl` observes the time between reads, s: what had been held has no pace of its own."""
-        self._observe = itl.observe
+        """From now on `itl` observes the time between reads, s."""
+        self._itl = itl
 
     def data_received(self, data: bytes) -> None:
         """The path of every token: all of it, but for the histogram and the client's transport."""
@@ -101,41 +103,41 @@ class Scribe(Tap):
         if size <= LONGEST_PLAIN and data.startswith(PLAIN_STARTS[size]) and data.endswith(PLAIN_END):
             at = data.rfind(_GOES_ON)
             if at > 0 and data.find(b"data:", at) < 0:
-                self.heard_bytes += size
                 if self._account is not None:
                     self._heard.append(data)
-                    if self.heard_bytes > self._fold_at:
+                    self._room -= size
+                    if self._room < 0:
                         self._fold(self._account)
                 now = self._now()
-                self._observe(now - self._last_at)
-                self._last_at = now
-                self._raw(data)
+                self._itl.observe(now - self.heard_at)
+                self.heard_at = now
+                self._straight.raw(data)
                 return
         self.connection.data_received(data)
 
     def raw(self, data: bytes) -> None:
         """Whole chunks that are not plain, or with an event that must be looked at."""
         if self._passes(data):
-            self._raw(data)
+            self._straight.raw(data)
 
     def payload(self, data: bytes) -> None:
         """Events without the worker's chunk framing."""
         if self._passes(data):
-            self._payload(data)
+            self._sink.payload(data)
 
     def _passes(self, data: bytes) -> bool:
         """Whether all of it may go on; then it is remembered."""
         at = data.rfind(_GOES_ON)
         if (at < 0 or data.find(b"data:", at) > 0) and not self._good(data):
             return False
-        self.heard_bytes += len(data)
         if self._account is not None:
             self._heard.append(data)
-            if self.heard_bytes > self._fold_at:
+            self._room -= len(data)
+            if self._room < 0:
                 self._fold(self._account)
         now = self._now()
-        self._observe(now - self._last_at)
-        self._last_at = now
+        self._itl.observe(now - self.heard_at)
+        self.heard_at = now
         return True
 
     def _good(self, events: bytes) -> bool:
@@ -181,9 +183,8 @@ class Scribe(Tap):
         """Charges for what is kept, and for all that may come until the next fold."""
         if self._account is None:
             return
-        may_come = ROOMY_FOLD_BYTES if self._ledger.roomy else FOLD_BYTES
-        self._fold_at = self.heard_bytes + may_come
-        size_bytes = may_come + kept_bytes
+        self._room = ROOMY_FOLD_BYTES if self._ledger.roomy else FOLD_BYTES
+        size_bytes = self._room + kept_bytes
         try:
             if size_bytes > STREAM_BYTES:
                 raise Overloaded("one stream holds too much")

@@ -105,11 +105,12 @@ class Telling:
         return failure
 
     def _new_scribe(self, exchange: Exchange) -> Scribe:
-        order = self._order
+        order, recipient = self._order, self._recipient
         account = GenerateAccount() if order.generate else OpenAIAccount()
         wanted = None if self._narrator.mode is Mode.OFF else account
         narrator = self._narrator
-        return Scribe(order.judge(Role.DECODE), self._recipient, wanted, narrator.ledger, narrator.now)
+        judge = order.judge(Role.DECODE)
+        return Scribe(judge, recipient, recipient.straight, wanted, narrator.ledger, narrator.now)
 
     def _stitched(self, exchange: Exchange, scribe: Scribe) -> Sink:
         if self._stitch is None:

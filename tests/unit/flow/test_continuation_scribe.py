@@ -44,7 +44,7 @@ class Desk:
         self.now = 0.0
         self.itl = Histogram([1.0])
         kept = account if remembers else None
-        self.scribe = Scribe(judge, self.sink, kept, self.ledger, lambda: self.now)
+        self.scribe = Scribe(judge, self.sink, self.sink, kept, self.ledger, lambda: self.now)
         self.scribe.listen(self.told.append)
 
 
