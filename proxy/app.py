@@ -98,6 +98,7 @@ class Service:
         self.ledger = Ledger(settings.limits.held_bytes)
         self.carriers = Carriers(rules.carriers(settings), loop, self._connected)
         self.sweeper.members.add(self.carriers)
+        self.sweeper.members.add(self.metrics)
         self.admission = Admission(self.pool, rules.admission(settings), loop)
         self.inquiries = Inquiries(rules.revealed(settings.upstream.api_key), settings.upstream.connect_s)
         self.aborter = Aborter(rules.aborter(settings), self.inquiries, self.metrics.aborts, clock, sleep)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from proxy.edge.body import Body, check_size
+from proxy.edge.body import Body
 from proxy.edge.door import Door
 from proxy.edge.handover import hand_over
 from proxy.edge.head import RequestHead
-from proxy.edge.intake import read_request
+from proxy.edge.intake import read_intake
 from proxy.edge.reply import Reply, turn_away
 from proxy.edge.routes import DATA_ROUTES, data_route
 from proxy.edge.serving import Serving
@@ -29,7 +29,7 @@ from proxy.edge.states import (
     overdue,
 )
 from proxy.errors import BadRequest, HeadTooLarge, PdError, SlowClient, Unauthorized
-from proxy.flow.request import Route
+from proxy.flow.request import Request, Route
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -102,34 +102,29 @@ class ClientConnection(asyncio.Protocol):
     # --- the head
 
     def _read_head(self, data: bytes) -> None:
-        # Some clients end a body with an extra line's end; RFC 9112 2.2 wants it skipped.
-        data = data.lstrip(b"\r\n")
+        route = data_route(data)
+        if route is None and data.startswith((b"\r", b"\n")):
+            # Some clients end a body with an extra line's end; RFC 9112 2.2 wants it skipped.
+            data = data.lstrip(b"\r\n")
+            route = data_route(data)
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
-            if not self._buffer:
-                self._since = self._door.sweeper.now
-            self._buffer = data
-            try:
-                self._door.check_head_size(len(data))
-            except HeadTooLarge as error:
-                self._refuse(error)
+            self._keep_head(data)
             return
-        route = data_route(data)
         if route is None:
             self._leave_to_control(data)
             return
         self._buffer = b""
         door = self._door
         try:
-            head, size = door.read_head(data[:end])
+            head, size = door.read_head(data, end)
             self._head = head
-            if not door.admits(head.authorization):
+            if door.locked and not door.admits(head.authorization):
                 raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
             self._body_began_at = door.now()
             if len(data) - end < size or head.chunked:
                 self._begin_body(head, size, data[end:])
                 return
-            check_size(size, door.rules.body_bytes)
             door.ledger.take(size)
         except PdError as error:
             self._refuse(error, route)
@@ -139,6 +134,16 @@ class ClientConnection(asyncio.Protocol):
         size += end
         self._buffer = data[size:]
         self._serve(route, head, data[end:size])
+
+    def _keep_head(self, data: bytes) -> None:
+        """The first part of one."""
+        if not self._buffer:
+            self._since = self._door.sweeper.now
+        self._buffer = data
+        try:
+            self._door.check_head_size(len(data))
+        except HeadTooLarge as error:
+            self._refuse(error)
 
     def _leave_to_control(self, data: bytes) -> None:
         self._forget()
@@ -178,12 +183,21 @@ class ClientConnection(asyncio.Protocol):
         request_id = head.request_id or door.new_request_id()
         id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
         try:
-            request = read_request(
-                route, head, body, request_id, id_line, self._body_began_at, door.rules.largest_n
-            )
+            intake = read_intake(route, body, door.rules.largest_n)
         except BadRequest as error:
             self._refuse(error, route)
             return
+        request = Request(
+            route,
+            head.request_line,
+            head.passed_on + id_line,
+            body,
+            intake,
+            intake.model or head.model,
+            request_id,
+            self._body_began_at,
+            head.patience,
+        )
         self._state = SERVING
         self._serving.start(request, self._new_reply(head, id_line))
 

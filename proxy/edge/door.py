@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.clock import Clock
+from proxy.edge.body import check_size
 from proxy.edge.head import HeadRules, RequestHead, parse_head
 from proxy.errors import HeadTooLarge, PdError
 from proxy.flow.request import Reply, Request, Route
@@ -89,7 +90,11 @@ class Door:
         self.control_protocol = control_protocol
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
-        self._heads: Templates[RequestHead] = Templates(lambda head: parse_head(head, rules.head))
+        self._heads: Templates[RequestHead] = Templates(
+            lambda head: parse_head(head, rules.head), lower_case=False
+        )
+        self.locked = rules.api_key is not None
+        """Whether clients must bring a key."""
         self.leaving = False
         """Whether every answer is its connection's last one."""
 
@@ -108,16 +113,23 @@ class Door:
         if size_bytes > limit:
             raise HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
 
-    def read_head(self, head: bytes) -> tuple[RequestHead, int]:
-        """What a whole head says, and the length of the body that it announces.
+    def read_head(self, data: bytes, end: int) -> tuple[RequestHead, int]:
+        """What the head `data[:end]` says, and the length of the body that it announces.
 
         Raises:
             BadRequest: it is malformed.
             HeadTooLarge: it has too many bytes, or headers.
+            BodyTooLarge: it announces a body over the limit.
         """
-        self.check_head_size(len(head))
-        parsed, length = self._heads.read(head)
-        return parsed, (parsed.content_length if length is None else length) or 0
+        rules = self.rules
+        if end > rules.head.head_bytes:
+            self.check_head_size(end)
+        parsed, length = self._heads.read(data, end)
+        if length is None:
+            length = parsed.content_length or 0
+        if length > rules.body_bytes:
+            check_size(length, rules.body_bytes)
+        return parsed, length
 
     def admits(self, authorization: bytes | None) -> bool:
         """Whether a request brings the key, where one is asked for."""

@@ -47,6 +47,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     """What the client's head says."""
 
     target: bytes
+    request_line: bytes
+    """As it goes on to the workers, with its line's end."""
     http10: bool
     keep_alive: bool
     content_length: int | None
@@ -103,6 +105,7 @@ def parse_head(head: bytes, rules: HeadRules) -> RequestHead:
         raise BadRequest("the request has no Host header")
     return RequestHead(
         target=collector.target,
+        request_line=b"POST %b HTTP/1.1\r\n" % collector.target,
         http10=version == "1.0",
         keep_alive=parser.should_keep_alive(),
         content_length=read.content_length,

@@ -6,9 +6,8 @@ import re
 
 import msgspec
 
-from proxy.edge.head import RequestHead
 from proxy.errors import BadRequest
-from proxy.flow.request import Intake, Request, Route
+from proxy.flow.request import Intake, Route
 
 _ABSENT = msgspec.Raw()
 _LESS_THAN_A_CHARACTER = tuple(msgspec.Raw(b"%d" % tokens) for tokens in range(4))
@@ -69,43 +68,6 @@ _decode_one_sampling = msgspec.json.Decoder(_Sampling).decode
 _decode_only_sampling = msgspec.json.Decoder(_OnlySampling).decode
 
 
-def read_request(
-    route: Route,
-    head: RequestHead,
-    body: bytes,
-    request_id: str,
-    id_line: bytes,
-    received_at: float,
-    largest_n: int,
-) -> Request:
-    """The request that a head and its body make.
-
-    Args:
-        route: which data route it is for.
-        head: its head.
-        body: all of its body.
-        request_id: the client's, or one of ours.
-        id_line: the header line that tells it to the workers.
-        received_at: monotonic seconds.
-        largest_n: the most answers to one prompt.
-
-    Raises:
-        BadRequest: the body is not what the route takes.
-    """
-    intake = read_intake(route, body, largest_n)
-    return Request(
-        route=route,
-        request_line=b"POST %b HTTP/1.1\r\n" % head.target,
-        headers=head.passed_on + id_line,
-        body=body,
-        intake=intake,
-        model=intake.model or head.model,
-        request_id=request_id,
-        received_at=received_at,
-        patience=head.patience,
-    )
-
-
 def read_intake(route: Route, body: bytes, largest_n: int) -> Intake:
     """Reads the fields that the proxy uses.
 
@@ -118,12 +80,7 @@ def read_intake(route: Route, body: bytes, largest_n: int) -> Intake:
         BadRequest: no JSON object, no prompt, or a wrong type of one of those fields.
     """
     try:
-        if route is Route.GENERATE:
-            intake = _read_generate(body)
-        elif route is Route.COMPLETIONS:
-            intake = _read_completions(body)
-        else:
-            intake = _read_chat(body)
+        intake = _READERS[route](body)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -202,3 +159,10 @@ def _read_chat(body: bytes) -> Intake:
         include_usage=parsed.stream_options is not None and parsed.stream_options.include_usage is True,
         sampling_params=None,
     )
+
+
+_READERS = {
+    Route.GENERATE: _read_generate,
+    Route.COMPLETIONS: _read_completions,
+    Route.CHAT_COMPLETIONS: _read_chat,
+}

@@ -9,12 +9,12 @@ DATA_ROUTES = {
     b"/v1/chat/completions": Route.CHAT_COMPLETIONS,
     b"/v1/completions": Route.COMPLETIONS,
 }
-_FIRST_LINES = tuple((b"POST %b" % path, len(path) + 5, route) for path, route in DATA_ROUTES.items())
+_FIRST_LINES = tuple(((b"POST %b " % path, b"POST %b?" % path), route) for path, route in DATA_ROUTES.items())
 
 
 def data_route(data: bytes) -> Route | None:
     """The data route that a request's first line names, or None."""
-    for start, length, route in _FIRST_LINES:
-        if data.startswith(start) and data[length : length + 1] in (b" ", b"?"):
+    for starts, route in _FIRST_LINES:
+        if data.startswith(starts):
             return route
     return None

@@ -44,6 +44,13 @@ class RouteMetrics:
         key = (status, outcome)
         self.ends[key] = self.ends.get(key, 0) + 1
 
+    def fold(self) -> None:
+        """Counts what the histograms have noted down."""
+        self.ttft.fold()
+        self.itl.fold()
+        self.duration.fold()
+        self.body_bytes.fold()
+
 
 class WorkerMetrics:
     """What happens on one worker."""
@@ -69,6 +76,11 @@ class WorkerMetrics:
     def ended(self, outcome: str) -> None:
         """Counts a leg that ended. `outcome`: one of a closed set."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def fold(self) -> None:
+        """Counts what the histograms have noted down."""
+        self.leg_duration.fold()
+        self.kv_transfer.fold()
 
 
 class Metrics(Collector):
@@ -125,6 +137,15 @@ class Metrics(Collector):
         if not any(family.name == name and family.from_callable for family in FAMILIES):
             raise KeyError(f"{name} is no gauge of FAMILIES that is read at a scrape")
         self._readings[name] = read
+
+    def sweep(self, now: float) -> None:
+        """The sweeper: counts what has been noted down since the last time."""
+        self.queue_wait.fold()
+        self.loop_lag.fold()
+        for route in self._routes.values():
+            route.fold()
+        for worker in self._workers.values():
+            worker.fold()
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """The body of /metrics and its content type, for a request's Accept header."""

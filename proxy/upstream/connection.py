@@ -15,7 +15,7 @@ from proxy.upstream.templates import Templates
 _LONGEST_HEAD = 65536
 _LONGEST_EVENT = 64 * 1024 * 1024  # why: an event with logprobs of a long prompt has tens of MB
 
-_heads = Templates(parse_head)
+_heads = Templates(parse_head, lower_case=True)  # uvicorn's way
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -137,14 +137,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.set_protocol(self)  # what comes next is not the begin of a chunk
 
     def _on_head_bytes(self, leg: Leg, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
             if len(data) > _LONGEST_HEAD:
                 raise FramingError("the response head is too long")
             self._keep(data, len(data) + 1)
             return
-        head, length = _heads.read(data[: end + 4])
-        rest = data[end + 4 :]
+        head, length = _heads.read(data, end)
+        rest = data[end:]
         if head.status < 200:
             if rest:
                 self._on_head_bytes(leg, rest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-_NAME = len(b"\r\nContent-Length: ")
+_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_NAME = len(_SPELLINGS[0])
 _MOST_DIGITS = 15
 _LONGEST = 4096
 _MOST = 1024
@@ -20,30 +21,36 @@ class Templates(Generic[Parsed]):
     a second Content-Length would be part of what is compared.
     """
 
-    __slots__ = ("_known", "_parse")
+    __slots__ = ("_known", "_parse", "_rare", "_usual")
 
-    def __init__(self, parse: Callable[[bytes], Parsed]) -> None:
-        """Remembers for `parse`, which takes a whole head; what it raises is not remembered."""
+    def __init__(self, parse: Callable[[bytes], Parsed], *, lower_case: bool) -> None:
+        """Remembers for `parse`, which takes a whole head; what it raises is not remembered.
+
+        `lower_case`: whether most senders write their Content-Length so.
+        """
         self._parse = parse
+        self._usual, self._rare = reversed(_SPELLINGS) if lower_case else _SPELLINGS
         self._known: dict[bytes, Parsed] = {}
 
-    def read(self, head: bytes) -> tuple[Parsed, int | None]:
-        """What a head means, its Content-Length apart (None: it has none in the usual form)."""
-        start = head.find(b"\r\nContent-Length: ")
+    def read(self, data: bytes, end: int) -> tuple[Parsed, int | None]:
+        """What the head `data[:end]` means, its Content-Length apart (None: it has none in a common form)."""
+        start = data.find(self._usual, 0, end)
         if start < 0:
-            start = head.find(b"\r\ncontent-length: ")
-        key, length = head, None
+            start = data.find(self._rare, 0, end)
         if start >= 0:
             start += _NAME
-            end = head.find(b"\r\n", start)
-            digits = head[start:end]
-            if digits.isdigit() and end - start <= _MOST_DIGITS:
-                key, length = head[:start] + head[end:], int(digits)
-        parsed = self._known.get(key)
-        if parsed is None:
-            parsed = self._parse(head)
-            if len(head) <= _LONGEST:
-                if len(self._known) >= _MOST:
-                    self._known.clear()
-                self._known[key] = parsed
-        return parsed, length
+            stop = data.find(b"\r\n", start)
+            digits = data[start:stop]
+            if digits.isdigit() and stop - start <= _MOST_DIGITS:
+                key = data[:start] + data[stop:end]
+                return self._known.get(key) or self._learn(key, data[:end]), int(digits)
+        key = data[:end]
+        return self._known.get(key) or self._learn(key, key), None
+
+    def _learn(self, key: bytes, head: bytes) -> Parsed:
+        parsed = self._parse(head)
+        if len(head) <= _LONGEST:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[key] = parsed
+        return parsed

@@ -9,7 +9,6 @@ from proxy.errors import Overloaded
 from proxy.flow.continuation.account import Account, GenerateAccount
 from proxy.flow.events import END, all_datas
 from proxy.routing.ledger import Ledger
-from proxy.telemetry.histogram import Histogram
 from proxy.upstream.classify import Judge
 from proxy.upstream.decode_leg import Sink
 from proxy.upstream.framing import LONGEST_PLAIN, PLAIN_END, PLAIN_STARTS
@@ -28,8 +27,6 @@ _LAST_READS = 5
 # why: nothing is wrong as long as the last event says that nothing has ended. Inside of a text the
 # same letters have their quotes escaped.
 _GOES_ON = b'"finish_reason":null'
-_NO_PACE = Histogram([1.0])
-"""Observes what had been held: it came when it came, not when it is handed on."""
 
 
 class Scribe(Tap):
@@ -39,11 +36,11 @@ class Scribe(Tap):
         "_account",
         "_charged",
         "_heard",
-        "_itl",
         "_judge",
         "_ledger",
         "_now",
         "_on_failure",
+        "_pace",
         "_room",
         "_sink",
         "_straight",
@@ -79,7 +76,7 @@ class Scribe(Tap):
         self._charged = 0
         self._now = now
         self.heard_at = 0.0
-        self._itl = _NO_PACE
+        self._pace: Callable[[float], None] = _nobody  # what had been held came when it came, not now
         self._on_failure: Callable[[Failure], None] = _nobody
         self.failure: Failure | None = None
         """What an event told instead of a token."""
@@ -93,9 +90,9 @@ class Scribe(Tap):
         self.failure = None
         self._on_failure = on_failure
 
-    def keep_pace(self, itl: Histogram) -> None:
-        """From now on `itl` observes the time between reads, s."""
-        self._itl = itl
+    def keep_pace(self, observe: Callable[[float], None]) -> None:
+        """From now on `observe` takes the time between reads, s."""
+        self._pace = observe
 
     def data_received(self, data: bytes) -> None:
         """The path of every token: all of it, but for the histogram and the client's transport."""
@@ -109,7 +106,7 @@ class Scribe(Tap):
                     if self._room < 0:
                         self._fold(self._account)
                 now = self._now()
-                self._itl.observe(now - self.heard_at)
+                self._pace(now - self.heard_at)
                 self.heard_at = now
                 self._straight.raw(data)
                 return
@@ -136,7 +133,7 @@ class Scribe(Tap):
             if self._room < 0:
                 self._fold(self._account)
         now = self._now()
-        self._itl.observe(now - self.heard_at)
+        self._pace(now - self.heard_at)
         self.heard_at = now
         return True
 

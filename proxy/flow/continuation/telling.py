@@ -75,7 +75,7 @@ class Telling:
             recipient.goes_on(exchange.pause, exchange.resume)
         scribe.listen(exchange.decode_over)
         exchange.relay_to(self._stitched(exchange, scribe))
-        scribe.keep_pace(recipient.itl)
+        scribe.keep_pace(recipient.itl.observe)
         failure = await exchange.over()
         if scribe.done:
             failure = None  # all has been said, however the connection ended

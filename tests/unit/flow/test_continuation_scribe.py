@@ -120,7 +120,7 @@ def test_the_time_between_reads_is_observed_once_the_client_reads_along() -> Non
     desk = Desk()
     for at, event in ((10.0, "held"), (10.0, "held too"), (10.5, "live"), (12.5, "late")):
         if at > 10.0:
-            desk.scribe.keep_pace(desk.itl)
+            desk.scribe.keep_pace(desk.itl.observe)
         desk.now = at
         desk.scribe.raw(token(event, 1))
     assert (desk.itl.buckets(), desk.itl.total) == ([("1.0", 1.0), ("+Inf", 2.0)], 2.5)
