@@ -85,11 +85,13 @@ def _opened(url: str) -> IO[bytes]:
 
 
 def unpack(archive: IO[bytes], folder: Path) -> None:
-    """Unpacks a tar file without its outermost folder; nothing of it may lie elsewhere."""
+    """Unpacks a tar file, whose checksum was right, without its outermost folder; nothing may lie elsewhere."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         with tarfile.open(fileobj=archive) as tar:
-            tar.extractall(scratch, filter="data")
+            # Python before 3.11.4 (Debian 12's) has no filters; there the checksum must be enough.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(scratch)
         (outermost,) = Path(scratch).iterdir()
         shutil.move(outermost, folder)
 

@@ -67,16 +67,17 @@ async def _one_token(deps: ControlDeps, prefill: Worker, decode: Worker) -> None
             said = answer.body[:200].decode("utf-8", "replace")
             raise UpstreamFailure(f"{worker.worker_id} answered {answer.status} to /generate: {said}")
 
+    failure: UpstreamFailure | None = None
     try:
         # The first leg to fail ends the other, which would wait for its partner's KV in vain.
         async with asyncio.TaskGroup() as legs:
             legs.create_task(leg(prefill))
             legs.create_task(leg(decode))
     except* UpstreamFailure as failures:
-        first = failures.exceptions[0]
-        raise UpstreamFailure(
-            f"no token through {prefill.worker_id} -> {decode.worker_id}: {first}"
-        ) from None
+        told = f"no token through {prefill.worker_id} -> {decode.worker_id}: {failures.exceptions[0]}"
+        failure = UpstreamFailure(told)
+    if failure is not None:
+        raise failure  # not above: until Python 3.11.4 a group would come of it
 
 
 ROUTES = [
