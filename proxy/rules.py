@@ -21,7 +21,7 @@ from proxy.routing.lineup import PairingRules
 from proxy.settings import Settings
 from proxy.upstream.aborter import AborterRules
 from proxy.upstream.carriers import CarrierRules
-from proxy.upstream.exchange import ExchangeRules
+from proxy.upstream.exchange_rules import ExchangeRules
 from proxy.upstream.outcome import Outcome
 from proxy.upstream.probes import ProbeRules
 

@@ -85,7 +85,7 @@ def _opened(url: str) -> IO[bytes]:
 
 
 def unpack(archive: IO[bytes], folder: Path) -> None:
-    """Unpacks a tar file, whose checksum was right, without its outermost folder; nothing may lie elsewhere."""
+    """Unpacks a tar file of a known checksum without its outermost folder; nothing may lie elsewhere."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         with tarfile.open(fileobj=archive) as tar:

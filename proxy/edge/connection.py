@@ -27,8 +27,9 @@ from proxy.edge.states import (
     SERVING,
     Overdue,
     overdue,
+    too_slow,
 )
-from proxy.errors import BadRequest, HeadTooLarge, PdError, SlowClient, Unauthorized
+from proxy.errors import BadRequest, PdError
 from proxy.flow.request import Request, Route
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -119,8 +120,8 @@ class ClientConnection(asyncio.Protocol):
         try:
             head, size = door.read_head(data, end)
             self._head = head
-            if door.locked and not door.admits(head.authorization):
-                raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
+            if door.locked:
+                door.check_key(head.authorization)
             self._body_began_at = door.now()
             if len(data) - end < size or head.chunked:
                 self._begin_body(head, size, data[end:])
@@ -136,14 +137,11 @@ class ClientConnection(asyncio.Protocol):
         self._serve(route, head, data[end:size])
 
     def _keep_head(self, data: bytes) -> None:
-        """The first part of one."""
         if not self._buffer:
             self._since = self._door.sweeper.now
         self._buffer = data
-        try:
-            self._door.check_head_size(len(data))
-        except HeadTooLarge as error:
-            self._refuse(error)
+        if len(data) > self._door.rules.head.head_bytes:
+            self._refuse(self._door.head_too_large())
 
     def _leave_to_control(self, data: bytes) -> None:
         self._forget()
@@ -187,16 +185,9 @@ class ClientConnection(asyncio.Protocol):
         except BadRequest as error:
             self._refuse(error, route)
             return
+        headers, model, began_at = head.passed_on + id_line, intake.model or head.model, self._body_began_at
         request = Request(
-            route,
-            head.request_line,
-            head.passed_on + id_line,
-            body,
-            intake,
-            intake.model or head.model,
-            request_id,
-            self._body_began_at,
-            head.patience,
+            route, head.request_line, headers, body, intake, model, request_id, began_at, head.patience
         )
         self._state = SERVING
         self._serving.start(request, self._new_reply(head, id_line))
@@ -229,8 +220,7 @@ class ClientConnection(asyncio.Protocol):
             self._door.corridor.refuse(route, request_id, reply, error, self._body_began_at)
 
     def _replied(self, closes: bool) -> None:
-        unread = self._unread
-        behind = self._paused
+        unread, behind = self._unread, self._paused
         self._end_request()
         if unread:
             self._linger()
@@ -346,9 +336,5 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
         elif late is Overdue.IDLE:
             self.close_if_idle(0)
-        elif late is Overdue.HEAD:
-            self._refuse(SlowClient(f"the request's head did not arrive within {door.rules.head_s:g} s"))
         else:
-            self._refuse(
-                SlowClient("the request's body did not arrive in time (settings limits.body_s, body_total_s)")
-            )
+            self._refuse(too_slow(late, door.rules))

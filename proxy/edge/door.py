@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from proxy.clock import Clock
 from proxy.edge.body import check_size
 from proxy.edge.head import HeadRules, RequestHead, parse_head
-from proxy.errors import HeadTooLarge, PdError
+from proxy.errors import HeadTooLarge, PdError, Unauthorized
 from proxy.flow.request import Reply, Request, Route
 from proxy.routing.ledger import Ledger
 from proxy.upstream.sweeper import Sweeper
@@ -107,11 +107,10 @@ class Door:
         """Whether no more connections are taken."""
         return len(self.connections) >= self.rules.max_connections
 
-    def check_head_size(self, size_bytes: int) -> None:
-        """Raises HeadTooLarge if a request's head, as far as it is here, is over the limit."""
+    def head_too_large(self) -> HeadTooLarge:
+        """The error for a request whose head has more than `rules.head.head_bytes`."""
         limit = self.rules.head.head_bytes
-        if size_bytes > limit:
-            raise HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
+        return HeadTooLarge(f"the request's head is over {limit} bytes (setting limits.head_bytes)")
 
     def read_head(self, data: bytes, end: int) -> tuple[RequestHead, int]:
         """What the head `data[:end]` says, and the length of the body that it announces.
@@ -123,7 +122,7 @@ class Door:
         """
         rules = self.rules
         if end > rules.head.head_bytes:
-            self.check_head_size(end)
+            raise self.head_too_large()
         parsed, length = self._heads.read(data, end)
         if length is None:
             length = parsed.content_length or 0
@@ -131,10 +130,11 @@ class Door:
             check_size(length, rules.body_bytes)
         return parsed, length
 
-    def admits(self, authorization: bytes | None) -> bool:
-        """Whether a request brings the key, where one is asked for."""
+    def check_key(self, authorization: bytes | None) -> None:
+        """Raises Unauthorized if a request does not bring the key that is asked for."""
         key = self.rules.api_key
-        return key is None or hmac.compare_digest(authorization or b"", b"Bearer " + key)
+        if key is not None and not hmac.compare_digest(authorization or b"", b"Bearer " + key):
+            raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer KEY")
 
     def close_idle(self, idle_s: float) -> None:
         """Closes the connections that have served nothing for so long."""

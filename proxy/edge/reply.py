@@ -47,7 +47,6 @@ class Reply:
     __slots__ = (
         "_closes",
         "_drained",
-        "_http10",
         "_in_chunks",
         "_last",
         "_on_end",
@@ -60,6 +59,7 @@ class Reply:
         "opened",
         "paused",
         "status",
+        "takes_chunks",
     )
 
     def __init__(
@@ -84,10 +84,11 @@ class Reply:
             extra_headers: header lines of our own, each with its line's end.
         """
         self._transport = transport
-        self._http10 = http10
         self._closes = closes
         self._last = last
         self._on_end = on_end
+        self.takes_chunks = not http10
+        """Whether `raw` may be used."""
         self._in_chunks = False
         self._drained: asyncio.Future[None] | None = None
         self.extra_headers = extra_headers
@@ -112,21 +113,15 @@ class Reply:
         self.opened = True
         if self._last():
             self._closes = True
-        # The version in a status line is the sender's own.
-        closing = b"Connection: close\r\n" if self._closes else b""
-        return b"HTTP/1.1%b\r\n%b%b%b%b\r\n" % (
-            status_line[8:],
-            headers,
-            self.extra_headers,
-            closing,
-            framing,
-        )
+        if self._closes:
+            framing += b"Connection: close\r\n"
+        return b"%b\r\n%b%b%b\r\n" % (status_line, headers, self.extra_headers, framing)
 
     def whole(self, status_line: bytes, headers: bytes, body: bytes) -> None:
         """Writes a complete answer.
 
         Args:
-            status_line: without its line's end, of any HTTP/1 version.
+            status_line: of HTTP/1.1, without its line's end.
             headers: lines with their ends, framing headers not among them.
             body: all of it.
         """
@@ -139,9 +134,9 @@ class Reply:
 
     def open(self, status_line: bytes, headers: bytes) -> None:
         """Writes the head of an answer whose length is not known."""
-        if self._http10:
+        if not self.takes_chunks:
             self._closes = True
-        self._in_chunks = not self._http10
+        self._in_chunks = self.takes_chunks
         framing = b"Transfer-Encoding: chunked\r\n" if self._in_chunks else b""
         self._transport.write(self._head(status_line, headers, framing))
 
@@ -153,7 +148,7 @@ class Reply:
     def payload(self, data: bytes) -> None:
         """Writes a piece of the body."""
         self.bytes_out += len(data)
-        self._transport.write(data if self._http10 else chunk(data))
+        self._transport.write(chunk(data) if self.takes_chunks else data)
 
     async def drained(self) -> None:
         """Waits until the client has taken most of what was written; the door cuts one that does not."""
@@ -184,11 +179,6 @@ class Reply:
         """The client has gone: what is written until its request has ended goes nowhere."""
         self._transport = _NOWHERE
         self._on_end = _ignore
-
-    @property
-    def takes_chunks(self) -> bool:
-        """Whether `raw` may be used."""
-        return not self._http10
 
     def pause(self) -> None:
         """The transport: its buffer is full."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from proxy.edge.door import DoorRules
+from proxy.errors import SlowClient
 
 # Plain numbers: they are compared for every piece of data.
 HEAD = 0
@@ -53,3 +54,10 @@ def overdue(state: int, waited_s: float, body_s: float, begun: bool, rules: Door
         return Overdue.TAKING if begun and waited_s > rules.client_stall_s else None
     limit_s = _LINGER_S if state == LINGERING else rules.client_stall_s
     return Overdue.TAKING if waited_s > limit_s else None
+
+
+def too_slow(late: Overdue, rules: DoorRules) -> SlowClient:
+    """The error for a client whose request does not come in time: its head, or its body."""
+    if late is Overdue.HEAD:
+        return SlowClient(f"the request's head did not arrive within {rules.head_s:g} s")
+    return SlowClient("the request's body did not arrive in time (settings limits.body_s, body_total_s)")

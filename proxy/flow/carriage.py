@@ -26,14 +26,14 @@ from proxy.flow.seating import Seating
 from proxy.flow.trail import Trail
 from proxy.flow.waits import Waits
 from proxy.roster import Role
-from proxy.routing.breaker import Settlement
 from proxy.routing.group import Group
 from proxy.routing.ledger import Ledger
 from proxy.routing.placement import Placement
 from proxy.routing.pool import Pool
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.carriers import Carriers
-from proxy.upstream.exchange import Exchange, ExchangeRules, Upstream
+from proxy.upstream.exchange import Exchange, Upstream
+from proxy.upstream.exchange_rules import ExchangeRules
 from proxy.upstream.inquiries import Inquiries
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
@@ -156,13 +156,16 @@ class Carriage:
     async def _attempt(self, errand: Errand) -> bool:
         """Makes one attempt; says whether another is to follow."""
         errand.attempts += 1
-        placement = await self._place(errand)
+        placement = self._place_at_once(errand) or await self._seating.place(
+            errand.group, errand.avoid, errand.trail, errand.deadline
+        )
         if isinstance(placement, Failure):
             return errand.ends(placement)
         exchange = self._begin(errand, placement)
         served = False
         try:
-            await exchange.dispatch()
+            if not exchange.send_at_once():
+                await exchange.connect_and_send()
             failure = await exchange.verdict or exchange.prefill_failure
             if failure is None:
                 self._proved(exchange, errand.trail)
@@ -182,26 +185,25 @@ class Carriage:
             exchange.close(served=served)
         return await self._again(errand, failure, placement)
 
-    async def _place(self, errand: Errand) -> Placement | Failure:
-        if errand.avoid is None and not errand.trail.aborted:
-            placement = self._means.admission.at_once(errand.group)
-            if placement is not None:
-                return placement
-        return await self._seating.place(errand.group, errand.avoid, errand.trail, errand.deadline)
+    def _place_at_once(self, errand: Errand) -> Placement | None:
+        """The common case: nothing has failed, and nobody has to be waited for."""
+        if errand.avoid is not None or errand.trail.aborted:
+            return None
+        return self._means.admission.at_once(errand.group)
 
     async def _answer(self, errand: Errand, exchange: Exchange) -> Failure | None:
         """Gives the recipient what a good attempt has; the failure, if it broke off."""
         order, recipient = errand.order, errand.recipient
         if errand.telling is None and (order.keep_prefill or errand.own_rid is not None):
             recipient.amend_with(await self._amend(exchange, errand.own_rid))
-        whole = exchange.whole
+        whole = exchange.whole()
         if whole is not None:
-            recipient.whole(exchange.head, whole)
-            if recipient.behind:
+            recipient.whole(exchange.head(), whole)
+            if recipient.behind():
                 await recipient.caught_up()
             recipient.end()
             return None
-        if not (exchange.head.event_stream or recipient.takes_oversize):
+        if not (exchange.head().event_stream or recipient.takes_oversize):
             return _TOO_LARGE
         if errand.telling is None:
             errand.telling = Telling(self._narrator, order, recipient, errand.trail.continued)
@@ -249,34 +251,33 @@ class Carriage:
 
     def _begin(self, errand: Errand, placement: Placement) -> Exchange:
         means, trail = self._means, errand.trail
-        now = means.clock.monotonic()
-        rid = means.new_rid()
-        room = mint_room(means.rng.getrandbits(62))
-        exchange = Exchange(errand.order, placement, room, rid, errand.upstream, trail.received_at, now)
+        rid, room = means.new_rid(), mint_room(means.rng)
+        exchange = Exchange(errand.order, placement, room, rid, errand.upstream, trail.received_at)
         self.live[rid] = exchange
         trail.attempts += 1
         means.metrics.attempts += 1
         trail.prefill, trail.decode = placement.edge
         trail.rids.append(rid)
-        trail.room = exchange.room
+        trail.room = room
         if trail.admitted_at is None:
-            trail.admitted_at = now
+            trail.admitted_at = placement.chosen_at
         return exchange
 
     def _prefill_over(self, exchange: Exchange) -> None:
         """Notes the end of prefill's leg: the moment at which the KV transfer ended."""
         figures = self._means.metrics.worker(exchange.placement.prefill.worker)
         failure = exchange.prefill_failure
-        took_s = self._means.clock.monotonic() - exchange.dispatched_at
+        took_s = self._means.clock.monotonic() - exchange.placement.chosen_at
         figures.leg_duration.observe(took_s)
         if failure is None:
             figures.kv_transfer.observe(took_s)
         figures.ended(_OK if failure is None else failure.outcome)
 
     def _proved(self, exchange: Exchange, trail: Trail) -> None:
-        self._means.pool.settle(exchange.placement, None, Settlement.SUCCESS)
+        now = self._means.clock.monotonic()
+        self._means.pool.worked(exchange.placement, now)
         if trail.first_token_at is None:
-            trail.first_token_at = self._means.clock.monotonic()
+            trail.first_token_at = now
 
     def _failed(self, exchange: Exchange, failure: Failure, trail: Trail) -> None:
         trail.failures.append(failure)
@@ -288,8 +289,9 @@ class Carriage:
             self._decode_ended(exchange, failure)
 
     def _decode_ended(self, exchange: Exchange, failure: Failure | None) -> None:
-        figures = self._means.metrics.worker(exchange.placement.decode.worker)
-        figures.leg_duration.observe(self._means.clock.monotonic() - exchange.dispatched_at)
+        placement = exchange.placement
+        figures = self._means.metrics.worker(placement.decode.worker)
+        figures.leg_duration.observe(self._means.clock.monotonic() - placement.chosen_at)
         figures.ended(_OK if failure is None else failure.outcome)
 
     async def _amend(self, exchange: Exchange, own_rid: str | list[str] | None) -> Amend | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import structlog
 
@@ -23,6 +23,7 @@ from proxy.upstream.order import Order
 from proxy.upstream.outcome import Failure, Outcome
 
 _Error = TypeVar("_Error", bound=Exception)
+_OK, _GENERATE = Outcome.OK, Route.GENERATE  # why: an enum's members cost a look-up each
 log = structlog.get_logger("proxy.flow")
 
 
@@ -58,13 +59,19 @@ class Corridor:
         """Serves one request to its end. Never raises, but for being cancelled."""
         trail = Trail(request.received_at)
         self.in_flight += 1
-        self._journal.begun(request)
-        own = _listed(request.intake.rid)
-        early = self._open_in_time(request, reply)
+        itl = self._journal.begun(request).itl
+        rid = request.intake.rid
+        own = () if rid is None else _listed(rid)
+        early = None if self._early_head_s is None else self._open_in_time(request, reply)
         for rid in own:
             self._own_rids.setdefault(rid, []).append(trail)
         try:
-            await self._serve(request, reply, trail)
+            failure = await self._carried(request, reply, itl, trail)
+            if failure is None:
+                trail.outcome = _OK
+            else:
+                trail.outcome = failure.outcome
+                self._tell_failure(reply, failure, trail)
         except asyncio.CancelledError:
             trail.outcome = Outcome.CLIENT_GONE
             raise
@@ -127,32 +134,39 @@ class Corridor:
         if not trails:
             del self._own_rids[rid]
 
-    async def _serve(self, request: Request, reply: Reply, trail: Trail) -> None:
+    def _carried(
+        self, request: Request, reply: Reply, itl: Histogram, trail: Trail
+    ) -> Coroutine[Any, Any, Failure | None]:
+        """What is to be awaited: one order's way to its answer, or as many as answers are asked for."""
         group = self._means.pool.group_for(request.model)
-        itl = self._journal.figures(request.route).itl
+        told = trail if self._report_attempts else None
         if request.intake.n > 1:
-            failure = await self._fan_out(request, reply, group, itl, trail)
-        else:
-            order = _order(request, b"", raw=reply.takes_chunks)
-            told = trail if self._report_attempts else None
-            recipient = Direct(reply, as_events, itl, told)
-            failure = await self._carriage.carry(order, group, recipient, request.intake.rid, trail)
-        trail.outcome = Outcome.OK if failure is None else failure.outcome
-        if failure is None or reply.ended:
+            return self._fan_out(request, reply, group, itl, told, trail)
+        order = _order(request, b"", raw=reply.takes_chunks)
+        recipient = Direct(reply, as_events, itl, told)
+        return self._carriage.carry(order, group, recipient, request.intake.rid, trail)
+
+    def _tell_failure(self, reply: Reply, failure: Failure, trail: Trail) -> None:
+        if reply.ended:
             return
         if reply.opened:
             _end_stream(reply, failure)
             return
         if self._report_attempts:
-            reply.extra_headers += trail.attempts_line
+            reply.extra_headers += trail.attempts_line()
         _report(reply, failure, trail)
 
     async def _fan_out(
-        self, request: Request, reply: Reply, group: Group, itl: Histogram, trail: Trail
+        self,
+        request: Request,
+        reply: Reply,
+        group: Group,
+        itl: Histogram,
+        told: Trail | None,
+        trail: Trail,
     ) -> Failure | None:
-        generate = request.route is Route.GENERATE
+        generate = request.route is _GENERATE
         order = _order(request, one_answer(request.intake, generate), raw=False)
-        told = trail if self._report_attempts else None
         merger = Merger(reply, request.intake.n, generate, itl, told)
 
         async def carry(number: int) -> None:
@@ -163,6 +177,7 @@ class Corridor:
                 raise _BranchFailed(failure)
 
         failure: Failure | None = None
+        error: PdError | None = None
         try:
             async with asyncio.TaskGroup() as branches:
                 for number in range(request.intake.n):
@@ -171,10 +186,11 @@ class Corridor:
             failure = _first(failed).failure
         except* PdError as failed:
             error = _first(failed)
-            if not reply.opened:
-                raise error from None
-            failure = as_failure(error)
-        return failure
+        if error is None:
+            return failure
+        if reply.opened:
+            return as_failure(error)
+        raise error  # not above: until Python 3.11.4 a group would come of it
 
 
 class _BranchFailed(Exception):
@@ -222,9 +238,7 @@ def _first(failed: ExceptionGroup[_Error]) -> _Error:
     return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
-def _listed(rid: str | list[str] | None) -> list[str]:
-    if rid is None:
-        return []
+def _listed(rid: str | list[str]) -> list[str]:
     return [rid] if isinstance(rid, str) else rid
 
 
@@ -236,7 +250,7 @@ def _order(request: Request, overrides: bytes, *, raw: bool) -> Order:
         body=request.body,
         body_end=request.body.rfind(b"}"),
         overrides=overrides,
-        generate=request.route is Route.GENERATE,
+        generate=request.route is _GENERATE,
         stream=intake.stream,
         zero_ok=intake.zero_tokens,
         # Whoever changes an answer cannot keep the worker's chunks.

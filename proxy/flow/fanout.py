@@ -88,7 +88,7 @@ class Merger:
 
     def _tell_attempts(self) -> None:
         if self._trail is not None:
-            self._reply.extra_headers += self._trail.attempts_line
+            self._reply.extra_headers += self._trail.attempts_line()
 
     # --- streams
 
@@ -161,7 +161,6 @@ class Merger:
             self._reply.payload(as_events(failure))
             self._reply.end()
 
-    @property
     def behind(self) -> bool:
         """Whether the client is slow."""
         return self._reply.paused
@@ -233,10 +232,9 @@ class Branch:
         """Takes the branch's answer."""
         self._merger.took_whole(self._number, head, body if self._amend is None else self._amend(body))
 
-    @property
     def behind(self) -> bool:
         """Whether the client is slow; the answer is written when its last branch has come."""
-        return self._merger.behind
+        return self._merger.behind()
 
     async def caught_up(self) -> None:
         """Waits for a slow client."""

@@ -21,15 +21,12 @@ class Journal:
         self._log = request_log
         self._now = clock.monotonic
 
-    def figures(self, route: Route) -> RouteMetrics:
-        """The figures of a route."""
-        return self._figures[route]
-
-    def begun(self, request: Request) -> None:
-        """A request is on its way."""
+    def begun(self, request: Request) -> RouteMetrics:
+        """A request is on its way; the figures of its route."""
         figures = self._figures[request.route]
         figures.in_flight += 1
         figures.body_bytes.observe(len(request.body))
+        return figures
 
     def ended(self, request: Request, reply: Reply, trail: Trail) -> None:
         """It has ended, one way or the other."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from proxy.flow.farewell import NO_STREAM
 from proxy.flow.request import Reply
 from proxy.flow.trail import Trail
@@ -36,7 +38,6 @@ class Recipient(Sink, Protocol):
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """Takes an answer that is no stream; `caught_up` and `end` follow."""
 
-    @property
     def behind(self) -> bool:
         """Whether the client is slow to take what it was given."""
         ...
@@ -57,96 +58,84 @@ class Recipient(Sink, Protocol):
         """The stream broke off."""
 
 
-class Direct:
+class Direct(msgspec.Struct, eq=False):
     """The client itself."""
 
     takes_oversize = True
-    __slots__ = ("_amend", "_farewell", "_reply", "_streams_events", "_trail", "itl")
 
-    def __init__(
-        self,
-        reply: Reply,
-        farewell: Callable[[Failure], bytes],
-        itl: Histogram,
-        trail: Trail | None,
-    ) -> None:
-        """Makes a recipient.
-
-        Args:
-            reply: where the answer goes.
-            farewell: makes the events that end a broken stream in the route's own form.
-            itl: observes the time between reads, s.
-            trail: whose attempts the client is told of; None: it is not.
-        """
-        self._reply = reply
-        self._trail = trail
-        self._farewell = farewell
-        self.itl = itl
-        self._streams_events = False
-        self._amend: Amend | None = None
+    reply: Reply
+    """Where the answer goes."""
+    farewell: Callable[[Failure], bytes]
+    """Makes the events that end a broken stream in the route's own form."""
+    itl: Histogram
+    """Observes the time between reads, s."""
+    trail: Trail | None
+    """Whose attempts the client is told of; None: it is not."""
+    amend: Amend | None = None
+    streams_events: bool = False
 
     def amend_with(self, amend: Amend | None) -> None:
         """Sets what is changed in the answer."""
-        self._amend = amend
+        self.amend = amend
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """Answers."""
-        if self._reply.opened:
+        reply = self.reply
+        if reply.opened:
             # Its head has been sent early, for a stream; now no worker makes it one.
-            self._reply.payload(self._farewell(NO_STREAM))
+            reply.payload(self.farewell(NO_STREAM))
             return
-        if self._amend is not None:
-            body = self._amend(body)
-        if self._trail is not None:
-            self._reply.extra_headers += self._trail.attempts_line
-        self._reply.whole(head.status_line, head.passed_on, body)
+        if self.amend is not None:
+            body = self.amend(body)
+        if self.trail is not None:
+            reply.extra_headers += self.trail.attempts_line()
+        reply.whole(head.status_line, head.passed_on, body)
 
-    @property
     def behind(self) -> bool:
         """Whether the client is slow."""
-        return self._reply.paused
+        return self.reply.paused
 
     async def caught_up(self) -> None:
         """Waits for a slow client."""
-        await self._reply.drained()
+        await self.reply.drained()
 
     def open(self, head: ResponseHead, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Opens the answer."""
-        self._streams_events = head.event_stream
-        if not self._reply.opened:
-            if self._trail is not None:
-                self._reply.extra_headers += self._trail.attempts_line
-            self._reply.open(head.status_line, head.passed_on)
+        self.streams_events = head.event_stream
+        if not self.reply.opened:
+            if self.trail is not None:
+                self.reply.extra_headers += self.trail.attempts_line()
+            self.reply.open(head.status_line, head.passed_on)
         self.goes_on(pause, resume)
 
     def goes_on(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """From now on another worker waits for a slow client."""
-        self._reply.on_pause = pause
-        self._reply.on_resume = resume
-        if self._reply.paused:
+        self.reply.on_pause = pause
+        self.reply.on_resume = resume
+        if self.reply.paused:
             pause()  # what was written so far was too much for the client
 
     @property
     def straight(self) -> Sink:
         """The client's reply itself."""
-        return self._reply
+        return self.reply
 
     def raw(self, data: bytes) -> None:
         """What comes from here all the same."""
-        self._reply.raw(data)
+        self.reply.raw(data)
 
     def payload(self, data: bytes) -> None:
         """What is changed on its way, or comes in other pieces."""
-        self._reply.payload(data if self._amend is None else self._amend(data))
+        self.reply.payload(data if self.amend is None else self.amend(data))
 
     def end(self) -> None:
         """The proper end."""
-        self._reply.end()
+        self.reply.end()
 
     def broken(self, failure: Failure) -> None:
         """An error in the route's own form and still the proper end; what is no stream can only be cut."""
-        if not self._streams_events:
-            self._reply.break_off()
+        if not self.streams_events:
+            self.reply.break_off()
             return
-        self._reply.payload(self._farewell(failure))
-        self._reply.end()
+        self.reply.payload(self.farewell(failure))
+        self.reply.end()

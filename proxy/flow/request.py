@@ -70,13 +70,10 @@ class Reply(Protocol):
     paused: bool
     status: int
     bytes_out: int
+    takes_chunks: bool
+    """Whether `raw` may be used."""
     on_pause: Callable[[], None]
     on_resume: Callable[[], None]
-
-    @property
-    def takes_chunks(self) -> bool:
-        """Whether `raw` may be used."""
-        ...
 
     def whole(self, status_line: bytes, headers: bytes, body: bytes) -> None:
         """Writes a complete answer."""

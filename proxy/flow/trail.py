@@ -32,7 +32,6 @@ class Trail(msgspec.Struct):
     aborted: bool = False
     """Whether its client has ended it by /abort_request: no attempt begins any more."""
 
-    @property
     def attempts_line(self) -> bytes:
         """The header line that tells a client how many attempts its answer took."""
         return _ONE_ATTEMPT if self.attempts == 1 else b"X-PD-Attempts: %d\r\n" % self.attempts

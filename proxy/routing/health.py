@@ -232,7 +232,6 @@ class Health:
 
     # --- who may be asked
 
-    @property
     def troubled(self) -> bool:
         """Whether anything is benched: else choosing need not look."""
         return self.open_edges > 0 or self.open_members > 0

@@ -35,31 +35,33 @@ class PairingRules:
 class Lineup:
     """Who may be asked for one model now; rebuilt whenever somebody comes, goes or changes."""
 
-    __slots__ = ("_partners", "capped", "decodes", "prefills")
+    __slots__ = ("_shared", "capped", "decodes", "partners", "prefills")
 
     def __init__(self, members: Iterable[Member], rules: PairingRules) -> None:
         fit = [member for member in members if member.standing_by is None]
         decodes = [member for member in fit if member.worker.role is Role.DECODE]
-        prefills = [member for member in fit if member.worker.role is Role.PREFILL]
         # Workers of one kind have the same partners, and a fleet has few kinds.
-        self._partners: dict[_Kind, list[Member]] = {}
-        for member in prefills:
-            kind = _kind(member.worker)
-            if kind not in self._partners:
-                self._partners[kind] = [d for d in decodes if rules.allow(member.worker, d.worker)]
-        self.prefills = [member for member in prefills if self._partners[_kind(member.worker)]]
+        of_kind: dict[_Kind, list[Member]] = {}
+        self.partners: dict[Member, list[Member]] = {}
+        """The decodes that a prefill may work with, at least one; prefills of one kind share one list."""
+        for member in fit:
+            if member.worker.role is Role.PREFILL:
+                kind = _kind(member.worker)
+                partners = of_kind.get(kind)
+                if partners is None:
+                    partners = of_kind[kind] = [d for d in decodes if rules.allow(member.worker, d.worker)]
+                if partners:
+                    self.partners[member] = partners
+        self._shared = list(of_kind.values())
+        self.prefills = list(self.partners)
         """Those that have a partner."""
         self.decodes = decodes
         self.capped = any(member.cap is not None for member in fit)
 
-    def partners(self, prefill: Member) -> list[Member]:
-        """The decodes that may work with `prefill`."""
-        return self._partners[_kind(prefill.worker)]
-
     def edges_in_service(self) -> int:
         """How many edges there are between workers that are not benched."""
-        of_kind = {kind: sum(d.breaker.closed for d in decodes) for kind, decodes in self._partners.items()}
-        return sum(of_kind[_kind(member.worker)] for member in self.prefills if member.breaker.closed)
+        of_kind = {id(shared): sum(d.breaker.closed for d in shared) for shared in self._shared}
+        return sum(of_kind[id(self.partners[member])] for member in self.prefills if member.breaker.closed)
 
 
 def _kind(worker: Worker) -> _Kind:

@@ -24,6 +24,7 @@ class Placement:
         "_holds_decode",
         "_holds_prefill",
         "_pool",
+        "chosen_at",
         "decode",
         "decode_permit",
         "edge",
@@ -37,6 +38,8 @@ class Placement:
         self.prefill = prefill
         self.decode = decode
         self._pool = pool
+        self.chosen_at = now
+        """Monotonic seconds."""
         self._holds_prefill = self._holds_decode = True
         self.settled = False
         """Whether the pool has been told what the attempt proved; a trial waits for that."""

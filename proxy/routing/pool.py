@@ -19,6 +19,8 @@ from proxy.routing.policies import POLICIES
 from proxy.routing.selection import NO_EDGES as NO_EDGES
 from proxy.routing.selection import search
 
+_SUCCESS = Settlement.SUCCESS
+
 
 class Pool:
     """Answers one question, "which pair?", and keeps the books that the answer needs."""
@@ -155,14 +157,20 @@ class Pool:
 
     def settle(self, placement: Placement, role: Role | None, settlement: Settlement) -> None:
         """Takes in what an attempt proved: of one worker (its role), or of the edge (None)."""
-        placement.settled = True
         now = self._now()
-        if settlement is Settlement.SUCCESS:
-            placement.prefill.last_ok_at = placement.decode.last_ok_at = now
-            # Nobody has failed since all was well: nothing to forgive.
-            if self._health.calm:
-                return
-        self._health.settle(placement, role, settlement, now)
+        if settlement is _SUCCESS:
+            self.worked(placement, now)
+        else:
+            placement.settled = True
+            self._health.settle(placement, role, settlement, now)
+
+    def worked(self, placement: Placement, now: float) -> None:
+        """Takes in that all three have worked: prefill, decode and their edge."""
+        placement.settled = True
+        placement.prefill.last_ok_at = placement.decode.last_ok_at = now
+        # While all is well there is nothing to forgive.
+        if not self._health.calm:
+            self._health.settle(placement, None, _SUCCESS, now)
 
     # --- which pair
 
@@ -205,9 +213,9 @@ class Pool:
         lineup = group.lineup or self._lineup(group)
         if not lineup.prefills:
             raise NoPair(missing(group.members.values(), lineup, group.model), retry_after_s=2)
-        if not (lineup.capped or avoid or self._health.troubled):
+        if not (lineup.capped or avoid or self._health.troubled()):
             prefill = group.prefill_policy.pick(lineup.prefills, now)
-            return Placement(prefill, group.decode_policy.pick(lineup.partners(prefill), now), self, now)
+            return Placement(prefill, group.decode_policy.pick(lineup.partners[prefill], now), self, now)
         pair = search(group, lineup, self._health, avoid, keep, now)
         return None if pair is None else Placement(*pair, self, now)
 

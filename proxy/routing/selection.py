@@ -36,7 +36,7 @@ def search(
     again: tuple[Member, list[Member]] | None = None
     while free:
         prefill = group.prefill_policy.pick(free, now)
-        fit = health.fit(prefill, lineup.partners(prefill), now)
+        fit = health.fit(prefill, lineup.partners[prefill], now)
         decodes = [decode for decode in fit if not decode.full]
         crowded = crowded or len(decodes) < len(fit)
         if fresh := _fresh(prefill, decodes, avoid):
@@ -71,14 +71,14 @@ def _with(
         prefills = [
             prefill
             for prefill in free
-            if keep in lineup.partners(prefill)
+            if keep in lineup.partners[prefill]
             and _fresh(prefill, [keep], avoid)
             and health.fit(prefill, [keep], now)
         ]
         return (group.prefill_policy.pick(prefills, now), keep) if prefills else None
     if keep not in free:
         return None
-    fit = health.fit(keep, lineup.partners(keep), now)
+    fit = health.fit(keep, lineup.partners[keep], now)
     decodes = _fresh(keep, [decode for decode in fit if not decode.full], avoid)
     return (keep, group.decode_policy.pick(decodes, now)) if decodes else None
 
@@ -96,7 +96,7 @@ def _least_bad(
     for _ in range(min(len(free), _MOST_WEIGHED)):
         prefill = group.prefill_policy.pick(free, now)
         free.remove(prefill)
-        for decode in lineup.partners(prefill):
+        for decode in lineup.partners[prefill]:
             if not decode.full:
                 failed_us = (prefill.worker.worker_id, decode.worker.worker_id) in avoid
                 badness = (failed_us, health.badness(prefill, decode))

@@ -13,29 +13,13 @@ from proxy.routing.placement import Placement
 from proxy.upstream.carriers import Carriers, ConnectFailed
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.decode_leg import DecodeLeg, Sink
+from proxy.upstream.exchange_rules import ExchangeRules
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
 from proxy.upstream.outcome import ABORTED, Failure, Outcome
 from proxy.upstream.prefill_leg import PrefillLeg
 from proxy.upstream.stuck import is_stuck
 from proxy.upstream.sweeper import Sweeper
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeRules:
-    """How long to wait for what, in seconds, and how much to hold."""
-
-    first_token_s: float = 1800.0
-    """While prefill's leg is alive; the whole of an answer that is not streamed."""
-    first_token_after_prefill_s: float = 30.0
-    stuck_s: float = inf
-    """For the first token, of a request that seems to be lost: see `is_stuck`."""
-    between_chunks_s: float = 300.0
-    total_s: float | None = None
-    """The whole of an answer that is not streamed, over all attempts."""
-    drain_prefill_s: float = 30.0
-    """How long a prefill leg may outlive the answer."""
-    answer_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +48,8 @@ _WAITING, _RELAYING, _DRAINING, _CLOSED = range(4)
 class Exchange:
     """Owns the two legs, and gives the placement back side by side as they end.
 
-    Its life: `dispatch`, `verdict`, then `relay_to` and `over` if it streams; `close` always.
+    Its life: `send_at_once`, perhaps `connect_and_send`, `verdict`; `relay_to` and `over` if it streams;
+    `close` always.
     """
 
     __slots__ = (
@@ -81,7 +66,6 @@ class Exchange:
         "_started_at",
         "_upstream",
         "aborted",
-        "dispatched_at",
         "order",
         "placement",
         "prefill_failure",
@@ -98,7 +82,6 @@ class Exchange:
         rid: str,
         upstream: Upstream,
         received_at: float,
-        dispatched_at: float,
     ) -> None:
         sweeper = upstream.sweeper
         self.order = order
@@ -106,8 +89,6 @@ class Exchange:
         self.room = room
         self.rid = rid
         """32 hex digits, the same on both legs."""
-        self.dispatched_at = dispatched_at
-        """Monotonic seconds."""
         self.aborted = False
         """Whether /abort_request has hit it: what comes of that is no failure to retry."""
         self.prefill_failure: Failure | None = None
@@ -123,25 +104,46 @@ class Exchange:
         """Done when the attempt has failed, or has something for the client (None)."""
         self._over: asyncio.Future[Failure | None] | None = None
         self._prefill_waiter: asyncio.Future[None] | None = None
-        self._prefill = PrefillLeg(self, order, upstream.rules.answer_bytes)
-        self._decode = DecodeLeg(self, order, upstream.rules.answer_bytes, upstream.ledger)
+        limit_bytes = upstream.rules.answer_bytes
+        self._prefill = PrefillLeg(self, order, limit_bytes)
+        self._decode = DecodeLeg(self, order, limit_bytes, upstream.ledger)
         sweeper.members.add(self)
 
     # --- what the request's task calls
 
-    async def dispatch(self) -> None:
-        """Sends the request to both; a failure to connect becomes the verdict."""
+    def send_at_once(self) -> bool:
+        """Sends the request over idle connections, to prefill first; says whether both have it."""
+        placement, carriers = self.placement, self._upstream.carriers
+        prefill = placement.prefill.worker
+        connection = carriers.reuse(prefill)
+        if connection is None:
+            return False
+        rest = self.order.rest(prefill, self.room, self.rid)
+        self._send(self._prefill, connection, rest)
+        connection = carriers.reuse(placement.decode.worker)
+        if connection is None:
+            return False
+        self._send(self._decode, connection, rest)
+        return True
+
+    async def connect_and_send(self) -> None:
+        """Goes on where `send_at_once` could not; a failure to connect becomes the verdict."""
         prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
-        carriers, order = self._upstream.carriers, self.order
-        rest = order.rest(prefill, self.room, self.rid)
-        connection = carriers.reuse(prefill) or await self._connect(prefill)
+        rest = self.order.rest(prefill, self.room, self.rid)
+        if self._prefill.connection is None:
+            connection = await self._connect(prefill)
+            if connection is None:
+                return
+            self._send(self._prefill, connection, rest)
+        connection = self._upstream.carriers.reuse(decode) or await self._connect(decode)
         if connection is not None:
-            self._prefill.connection = connection
-            connection.send(self._prefill, order.message(connection.host_line, rest))
-            connection = carriers.reuse(decode) or await self._connect(decode)
-        if connection is not None:
-            self._decode.connection = connection
-            connection.send(self._decode, order.message(connection.host_line, rest))
+            self._send(self._decode, connection, rest)
+
+    def _send(
+        self, leg: PrefillLeg | DecodeLeg, connection: UpstreamConnection, rest: list[bytes | memoryview]
+    ) -> None:
+        leg.connection = connection
+        connection.send(leg, self.order.message(connection.host_line, rest))
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:
@@ -161,13 +163,11 @@ class Exchange:
             return None
         return connection
 
-    @property
     def head(self) -> ResponseHead:
         """Decode's response head; only after a good verdict."""
         assert self._decode.head is not None
         return self._decode.head
 
-    @property
     def whole(self) -> bytes | None:
         """Decode's answer if all of it is here and it is no stream, else None."""
         return self._decode.whole() if self._decode.over and not self._decode.streaming else None

@@ -32,7 +32,7 @@ class ResponseHead(msgspec.Struct, frozen=True):
 
     status: int
     status_line: bytes
-    """Without the line's end."""
+    """Without the line's end, and of HTTP/1.1: the version in it is its sender's own."""
     passed_on: bytes
     """The header lines that go on to the client, each with its line's end."""
     content_length: int | None
@@ -79,7 +79,13 @@ def parse_head(head: bytes) -> ResponseHead:
     if chunked:
         content_length = None
     return ResponseHead(
-        status, status_line, b"".join(passed_on), content_length, chunked, keep_alive, event_stream
+        status,
+        b"HTTP/1.1" + status_line[8:],
+        b"".join(passed_on),
+        content_length,
+        chunked,
+        keep_alive,
+        event_stream,
     )
 
 

@@ -53,7 +53,7 @@ class Order(msgspec.Struct, frozen=True):
         """The request's bytes for one leg, which names its worker in the Host line."""
         first = rest[0]
         if len(rest) == 1 and isinstance(first, bytes):
-            return [b"%b%b%b" % (self.request_line, host_line, first)]
+            return [self.request_line + host_line + first]
         return [self.request_line, host_line, *rest]
 
     def judge(self, role: Role) -> Judge:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from proxy.upstream.exchange import ExchangeRules
+from proxy.upstream.exchange_rules import ExchangeRules
 
 
 class Patience(msgspec.Struct, frozen=True):

@@ -19,9 +19,9 @@ class PrefillLeg:
 
     __slots__ = (
         "_head",
-        "_judge",
         "_keep_limit",
         "_kept",
+        "_order",
         "_owner",
         "connection",
         "failure",
@@ -39,7 +39,7 @@ class PrefillLeg:
         """
         self._owner: LegOwner = owner
         self._head: ResponseHead | None = None
-        self._judge = order.judge(Role.PREFILL)
+        self._order = order
         self._keep_limit = answer_bytes if order.keep_prefill else 0
         self._kept: list[bytes] = []
         self.raw = not order.keep_prefill
@@ -70,7 +70,7 @@ class PrefillLeg:
     def on_raw(self, data: bytes) -> None:
         """Events: looked at only if they might tell of a failure, and only once."""
         if self.failure is None and (b'"error"' in data or b'"abort"' in data):
-            verdict = self._judge.events(data)
+            verdict = self._order.judge(Role.PREFILL).events(data)
             if isinstance(verdict, Failure):
                 self.failure = verdict
 

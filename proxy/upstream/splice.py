@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import lru_cache
 
 from proxy.roster import Worker
@@ -9,18 +10,18 @@ from proxy.roster import Worker
 _LARGEST_ROOM_BITS = 62  # why: an int64 with headroom, since a batch takes room, room + 1, ...
 
 
-def mint_room(bits: int) -> int:
-    """A bootstrap room from `_LARGEST_ROOM_BITS` random bits; at least 1, for 0 means "not written"."""
-    return (bits & ((1 << _LARGEST_ROOM_BITS) - 1)) + 1
+def mint_room(rng: random.Random) -> int:
+    """A bootstrap room by chance; at least 1, for 0 means "not written"."""
+    return rng.getrandbits(_LARGEST_ROOM_BITS) + 1
 
 
 @lru_cache(maxsize=4096)
-def _bootstrap_address(prefill: Worker) -> bytes:
+def _bootstrap_members(prefill: Worker) -> str:
     host = prefill.bootstrap_host or prefill.host
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
-    port = b"null" if prefill.bootstrap_port is None else b"%d" % prefill.bootstrap_port
-    return b',"bootstrap_host":"%b","bootstrap_port":%b,"bootstrap_room":' % (host.encode(), port)
+    port = "null" if prefill.bootstrap_port is None else prefill.bootstrap_port
+    return f',"bootstrap_host":"{host}","bootstrap_port":{port},"bootstrap_room":'
 
 
 def splice_tail(prefill: Worker, room: int, rid: str, overrides: bytes = b"") -> bytes:
@@ -34,4 +35,4 @@ def splice_tail(prefill: Worker, room: int, rid: str, overrides: bytes = b"") ->
         rid: the attempt's request id, 32 hex digits.
         overrides: further members, each with a comma before it.
     """
-    return b'%b%b%d,"rid":"%b"}' % (overrides, _bootstrap_address(prefill), room, rid.encode())
+    return overrides + f'{_bootstrap_members(prefill)}{room},"rid":"{rid}"}}'.encode()

@@ -95,7 +95,7 @@ class Desk(RuleBasedStateMachine):
             (prefill.worker.worker_id, decode.worker.worker_id)
             for prefill in lineup.prefills
             if prefill.breaker.admits(now) and not prefill.full
-            for decode in self.pool._health.fit(prefill, lineup.partners(prefill), now)
+            for decode in self.pool._health.fit(prefill, lineup.partners[prefill], now)
             if not decode.full
         }
 
@@ -130,7 +130,7 @@ class Desk(RuleBasedStateMachine):
             health = self.pool._health
             assert self.pool.open_members == sum(not m.breaker.closed for m in self.pool.members())
             assert self.pool.open_edges == sum(not c.breaker.closed for c in health._cases.values())
-            assert not health.calm or not (health.troubled or health._cases)
+            assert not health.calm or not (health.troubled() or health._cases)
 
     @invariant()
     def nobody_is_on_more_than_one_trial_at_a_time(self) -> None:

@@ -67,9 +67,9 @@ class Telling:
         """Relays an attempt's answer: a stream from where it stands, or a body too large to hold."""
         scribe, recipient = self._scribe, self._recipient
         if scribe is None:
-            if not exchange.head.event_stream:
+            if not exchange.head().event_stream:
                 return await self._relay_body(exchange)
-            recipient.open(exchange.head, exchange.pause, exchange.resume)
+            recipient.open(exchange.head(), exchange.pause, exchange.resume)
             scribe = self._scribe = self._new_scribe(exchange)
         else:
             recipient.goes_on(exchange.pause, exchange.resume)
@@ -95,7 +95,7 @@ class Telling:
 
     async def _relay_body(self, exchange: Exchange) -> Failure | None:
         recipient = self._recipient
-        recipient.open(exchange.head, exchange.pause, exchange.resume)
+        recipient.open(exchange.head(), exchange.pause, exchange.resume)
         exchange.relay_to(recipient)
         failure = await exchange.over()
         if failure is None:

@@ -43,7 +43,7 @@ def test_while_nobody_has_failed_nothing_is_written_down() -> None:
     pool, _ = desk(fleet(1, 1), _RULES)
     _settle(pool, BAD, SUCCESS, times=10)
     assert [list(member.tally._parts) for member in pool.members()] == [[], []]
-    assert not pool._health.troubled
+    assert not pool._health.troubled()
 
 
 @pytest.mark.parametrize("bad", ["p0", "d0"])
