@@ -15,6 +15,8 @@ class Leg(Protocol):
 
     raw: bool
     """Whether whole events may come with the worker's own chunk framing around them."""
+    connection: UpstreamConnection | None
+    """What carries it; None before it is sent and after its end."""
 
     def on_head(self, head: ResponseHead) -> None:
         """The response head is here."""

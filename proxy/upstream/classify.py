@@ -110,6 +110,18 @@ def _session_dead(body: bytes) -> bool:
     return any(mark in body for mark in _SESSION_DEAD)
 
 
+def plainly_good(status: int, body: bytes) -> bool:
+    """Whether a whole answer need not be parsed to be called good: it has none of the words of a bad one."""
+    # A model may have said them, of course.
+    return (
+        status == 200
+        and bool(body)
+        and b'"abort"' not in body
+        and b'"error"' not in body
+        and b'"completion_tokens":0' not in body
+    )
+
+
 class Judge:
     """Judges the answers of one leg of one kind of request; has no state of its own."""
 
@@ -159,8 +171,7 @@ class Judge:
             return judge_error(status, body, self._role)
         if not body:
             return Failure(Outcome.EMPTY, "the worker answered 200 without a body", 502, self._role)
-        # Parsed only when one of the words is there at all; a model may have said them, of course.
-        if b'"abort"' not in body and b'"error"' not in body and b'"completion_tokens":0' not in body:
+        if plainly_good(status, body):
             return None
         try:
             answers = _decode_raws(body) if body[:1] == b"[" else [msgspec.Raw(body)]

@@ -65,13 +65,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._owner.on_made(self)
 
-    def send(self, leg: Leg, parts: list[bytes | memoryview]) -> None:
-        """Sends one request; its answer goes to `leg`."""
+    def send(self, leg: Leg, request_line: bytes, rest: bytes | list[bytes | memoryview]) -> None:
+        """Sends one request; its answer goes to `leg`.
+
+        Args:
+            leg: learns that this connection carries it.
+            request_line: with its line's end.
+            rest: all that follows the Host line.
+        """
         self.leg = leg
-        if len(parts) == 1:
-            self.transport.write(parts[0])
+        leg.connection = self
+        if isinstance(rest, bytes):
+            self.transport.write(request_line + self.host_line + rest)
         else:
-            self.transport.writelines(parts)
+            self.transport.writelines([request_line, self.host_line, *rest])
 
     def divert_to(self, tap: Tap) -> None:
         """From now on `tap` hears the transport first, if it is a stream that may go on raw."""

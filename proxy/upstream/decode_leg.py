@@ -8,7 +8,7 @@ from proxy.errors import Overloaded
 from proxy.roster import Role
 from proxy.routing.ledger import Ledger
 from proxy.upstream.breakage import NOBODY, LegOwner, broken
-from proxy.upstream.classify import Verdict
+from proxy.upstream.classify import Verdict, plainly_good
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.framing import ResponseHead
 from proxy.upstream.order import Order
@@ -34,8 +34,8 @@ class DecodeLeg:
         "_held",
         "_held_bytes",
         "_held_limit",
-        "_judge",
         "_ledger",
+        "_order",
         "_owner",
         "_sink",
         "_tap",
@@ -59,7 +59,7 @@ class DecodeLeg:
             ledger: counts what is held.
         """
         self._owner: LegOwner = owner
-        self._judge = order.judge(Role.DECODE)
+        self._order = order
         self._held: list[tuple[bool, bytes]] = []
         self._held_bytes = 0
         self._held_limit = held_limit_bytes
@@ -95,8 +95,13 @@ class DecodeLeg:
             self._held_bytes = 0
             self._judged(Failure(Outcome.OVERLOADED, error.message, 503, Role.DECODE))
         else:
-            failure = self._judge.whole(head.status, body)
-            self._judged(None if failure is None else with_retry_after(failure, head))
+            self._judge_whole(head, body)
+
+    def _judge_whole(self, head: ResponseHead, body: bytes) -> None:
+        failure = None
+        if not plainly_good(head.status, body):
+            failure = self._order.judge(Role.DECODE).whole(head.status, body)
+        self._judged(None if failure is None else with_retry_after(failure, head))
 
     def on_raw(self, data: bytes) -> None:
         """Those of a stream's reads that its tap leaves."""
@@ -128,7 +133,7 @@ class DecodeLeg:
             return
         verdict: Verdict = False
         if self.streaming:
-            verdict = self._judge.events(data)
+            verdict = self._order.judge(Role.DECODE).events(data)
         if verdict is False and self._held_bytes > self._held_limit:
             # Too much to hold: it goes on as it comes, and is not retryable any more.
             verdict = True
@@ -154,8 +159,7 @@ class DecodeLeg:
             self._judged(Failure(Outcome.EMPTY, "the stream ended without a token", 502, Role.DECODE))
         else:
             assert self.head is not None
-            failure = self._judge.whole(self.head.status, self.whole())
-            self._judged(None if failure is None else with_retry_after(failure, self.head))
+            self._judge_whole(self.head, self.whole())
 
     def on_broken(self, reason: str, *, untouched: bool, reused: bool) -> None:
         """The answer broke off."""

@@ -113,37 +113,31 @@ class Exchange:
 
     def send_at_once(self) -> bool:
         """Sends the request over idle connections, to prefill first; says whether both have it."""
-        placement, carriers = self.placement, self._upstream.carriers
+        placement, carriers, order = self.placement, self._upstream.carriers, self.order
         prefill = placement.prefill.worker
         connection = carriers.reuse(prefill)
         if connection is None:
             return False
-        rest = self.order.rest(prefill, self.room, self.rid)
-        self._send(self._prefill, connection, rest)
+        rest = order.rest(prefill, self.room, self.rid)
+        connection.send(self._prefill, order.request_line, rest)
         connection = carriers.reuse(placement.decode.worker)
         if connection is None:
             return False
-        self._send(self._decode, connection, rest)
+        connection.send(self._decode, order.request_line, rest)
         return True
 
     async def connect_and_send(self) -> None:
         """Goes on where `send_at_once` could not; a failure to connect becomes the verdict."""
-        prefill, decode = self.placement.prefill.worker, self.placement.decode.worker
-        rest = self.order.rest(prefill, self.room, self.rid)
+        prefill, decode, order = self.placement.prefill.worker, self.placement.decode.worker, self.order
+        rest = order.rest(prefill, self.room, self.rid)
         if self._prefill.connection is None:
             connection = await self._connect(prefill)
             if connection is None:
                 return
-            self._send(self._prefill, connection, rest)
+            connection.send(self._prefill, order.request_line, rest)
         connection = self._upstream.carriers.reuse(decode) or await self._connect(decode)
         if connection is not None:
-            self._send(self._decode, connection, rest)
-
-    def _send(
-        self, leg: PrefillLeg | DecodeLeg, connection: UpstreamConnection, rest: list[bytes | memoryview]
-    ) -> None:
-        leg.connection = connection
-        connection.send(leg, self.order.message(connection.host_line, rest))
+            connection.send(self._decode, order.request_line, rest)
 
     async def _connect(self, worker: Worker) -> UpstreamConnection | None:
         try:

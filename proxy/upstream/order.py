@@ -37,7 +37,7 @@ class Order(msgspec.Struct, frozen=True):
     patience: Patience | None = None
     """The client's own time limits."""
 
-    def rest(self, prefill: Worker, room: int, rid: str) -> list[bytes | memoryview]:
+    def rest(self, prefill: Worker, room: int, rid: str) -> bytes | list[bytes | memoryview]:
         """All of the request behind its Host line, the same for both legs.
 
         The bootstrap keys stand in the place of the body's last brace.
@@ -45,16 +45,8 @@ class Order(msgspec.Struct, frozen=True):
         end, tail = self.body_end, splice_tail(prefill, room, rid, self.overrides)
         size = end + len(tail)
         if end < _WORTH_A_COPY:
-            whole = b"%bContent-Length: %d\r\n\r\n%b%b" % (self.headers, size, self.body[:end], tail)
-            return [whole]
+            return b"%bContent-Length: %d\r\n\r\n%b%b" % (self.headers, size, self.body[:end], tail)
         return [b"%bContent-Length: %d\r\n\r\n" % (self.headers, size), memoryview(self.body)[:end], tail]
-
-    def message(self, host_line: bytes, rest: list[bytes | memoryview]) -> list[bytes | memoryview]:
-        """The request's bytes for one leg, which names its worker in the Host line."""
-        first = rest[0]
-        if len(rest) == 1 and isinstance(first, bytes):
-            return [self.request_line + host_line + first]
-        return [self.request_line, host_line, *rest]
 
     def judge(self, role: Role) -> Judge:
         """Who judges the answers of the leg of `role`."""
