@@ -186,11 +186,9 @@ class Corridor:
             failure = _first(failed).failure
         except* PdError as failed:
             error = _first(failed)
-        if error is None:
-            return failure
-        if reply.opened:
-            return as_failure(error)
-        raise error  # not above: until Python 3.11.4 a group would come of it
+        if error is not None:
+            raise error  # not above: until Python 3.11.4 a group would come of it
+        return failure
 
 
 class _BranchFailed(Exception):

@@ -269,6 +269,23 @@ async def test_a_connection_that_a_worker_ends_or_spoils_is_not_used_again(answe
         assert first.connection != second.connection
 
 
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_each_leg_is_sent_once_where_only_the_other_has_an_idle_connection(role: str) -> None:
+    async def closing(visit: Visit) -> None:
+        await visit.say(whole(ANSWER, b"Connection: close"))
+
+    scripts = {role: closing}
+    async with start_stage(**scripts) as stage:  # type: ignore[arg-type]
+        for _ in range(3):
+            assert (await ask(stage.proxy, post())).body == ANSWER
+        visits = {"prefill": stage.prefill.visits, "decode": stage.decode.visits}
+        sent = {at: [visit.body for visit in seen] for at, seen in visits.items()}
+        assert sent["prefill"] == sent["decode"]
+        assert len(set(sent["prefill"])) == 3
+        connections = {at: {visit.connection for visit in seen} for at, seen in visits.items()}
+        assert {at: len(used) for at, used in connections.items()} == {"prefill": 1, "decode": 1} | {role: 3}
+
+
 async def test_a_connection_idle_for_too_long_is_not_used_again() -> None:
     async with start_stage(upstream={"idle_reuse_s": 0.1}) as stage:
         await ask(stage.proxy, post())

@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from tests.flow.scripted import (
     ANSWER,
     DONE,
@@ -69,17 +71,21 @@ async def test_a_silent_stream_ends_with_an_error_and_a_proper_end() -> None:
         assert done == b"data: [DONE]"
 
 
-async def test_a_stream_that_moves_has_no_limit() -> None:
+# The second is what workers say, which the connection never sees.
+@pytest.mark.parametrize(
+    "token", [event("a"), b'data: {"text":"a","meta_info":{"finish_reason":null,"completion_tokens":1}}\n\n']
+)
+async def test_a_stream_that_moves_has_no_limit(token: bytes) -> None:
     async def slow(visit: Visit) -> None:
         await visit.say(EVENT_HEAD)
-        for _ in range(12):
-            await visit.say(chunked(event("a")))
+        for _ in range(16):
+            await visit.say(chunked(token))
             await asyncio.sleep(0.1)
         await visit.say(chunked(DONE) + LAST)
 
     settings = {"between_chunks_s": 0.8, "first_token_s": 0.8, "total_s": 0.8}
     async with start_stage(slow, upstream=settings) as stage:
-        assert (await ask(stage.proxy, STREAM)).body == event("a") * 12 + DONE
+        assert (await ask(stage.proxy, STREAM)).body == token * 16 + DONE
 
 
 async def test_the_whole_of_an_answer_that_is_no_stream_has_its_limit() -> None:

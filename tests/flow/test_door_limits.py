@@ -109,6 +109,10 @@ async def test_too_long_a_body_is_a_413_before_it_is_sent() -> None:
         await refused(head % expect, 413, "body_too_large", limits={"body_bytes": 2000})
 
 
+async def test_too_long_a_body_that_comes_with_its_head_is_a_413() -> None:
+    await refused(post(b'{"text":"%b"}' % (b"x" * 1990)), 413, "body_too_large", limits={"body_bytes": 2000})
+
+
 async def test_too_long_a_body_in_chunks_is_a_413_before_its_end() -> None:
     unfinished = post_chunked(b"x" * 1200, b"x" * 1200)[:-5]
     await refused(unfinished, 413, "body_too_large", limits={"body_bytes": 2000})

@@ -7,7 +7,7 @@ import asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow.talk import CHAT, GENERATE, PROMPT, ask, start_fleet
-from tests.support.proxies import Proxy
+from tests.support.proxies import Proxy, eventually
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -102,3 +102,11 @@ async def test_a_request_leaves_one_line_with_all_that_is_known_of_it() -> None:
         assert line["stream"] is True
         assert 0 <= line["queue_ms"] <= line["ttft_ms"] <= line["duration_ms"]
         assert line["bytes_out"] >= len(raw)
+
+
+async def test_what_is_noted_down_is_counted_without_a_scrape() -> None:
+    async with start_fleet() as fleet:
+        assert (await ask(fleet.http, GENERATE, {"text": PROMPT})).status == 200
+        duration = fleet.proxy.service.metrics.route("generate").duration
+        await eventually(lambda: not duration._noted)
+        assert duration.count == 1

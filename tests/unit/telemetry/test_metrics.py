@@ -116,6 +116,23 @@ def test_openmetrics_is_given_when_asked_for() -> None:
     assert any(family.name == "pd_requests" for family in parse_openmetrics(body.decode()))
 
 
+def test_a_sweep_counts_what_was_noted_down_so_that_the_notes_stay_few() -> None:
+    metrics = Metrics()
+    route, worker = metrics.route("generate"), metrics.worker(a_worker("p0", Role.PREFILL))
+    histograms = [
+        *(route.ttft, route.itl, route.duration, route.body_bytes),
+        *(worker.leg_duration, worker.kv_transfer, metrics.queue_wait, metrics.loop_lag),
+    ]
+    for _ in range(3):
+        for histogram in histograms:
+            histogram.observe(0.5)
+            histogram.observe(1e9)
+        metrics.sweep(0.0)
+        assert not any(histogram._noted for histogram in histograms)
+    assert {histogram.count for histogram in histograms} == {6}
+    assert {histogram.total for histogram in histograms} == {3 * (1e9 + 0.5)}
+
+
 def test_bounds_that_do_not_ascend_are_refused() -> None:
     with pytest.raises(ValueError, match="ascend"):
         Histogram([1, 1])

@@ -36,5 +36,30 @@ def test_a_completion_of_0_5_2_tells_the_true_status_in_its_message(
     assert (failure.outcome, failure.status) == (outcome, status)
 
 
+@pytest.mark.parametrize("text", ["", 'a model may say "abort", "error" and "completion_tokens":0'])
+def test_a_whole_answer_is_good_unless_it_says_otherwise(text: str) -> None:
+    good = {"text": text, "meta_info": {"finish_reason": {"type": "stop"}, "completion_tokens": 5}}
+    assert Judge(True, Role.DECODE).whole(200, json.dumps(good).encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ('{"text":"","meta_info":{"finish_reason":{"type":"abort","status_code":500}}}', "engine_error"),
+        ('[{"text":"a"},{"meta_info":{"finish_reason":{"type":"abort","status_code":503}}}]', "engine_error"),
+        ('{"error":{"message":"out of memory","code":500}}', "engine_error"),
+        (
+            '{"meta_info":{"finish_reason":{"type":"length"},"completion_tokens":0}}',
+            "length_zero",
+        ),
+        ("", "empty"),
+    ],
+)
+def test_a_whole_answer_of_200_may_tell_of_a_failure(answer: str, outcome: str) -> None:
+    failure = Judge(True, Role.DECODE).whole(200, answer.encode())
+    assert failure is not None
+    assert failure.outcome == outcome
+
+
 def test_a_status_that_is_no_400_is_true() -> None:
     assert judged("500: as a client may write", 404).outcome is Outcome.BAD_REQUEST
