@@ -62,7 +62,7 @@ class Corridor:
         itl = self._journal.begun(request).itl
         rid = request.intake.rid
         own = () if rid is None else _listed(rid)
-        early = None if self._early_head_s is None else self._open_in_time(request, reply)
+        early = self._open_in_time(request, reply)
         for rid in own:
             self._own_rids.setdefault(rid, []).append(trail)
         try:

@@ -95,7 +95,7 @@ class Scribe(Tap):
         self._pace = observe
 
     def data_received(self, data: bytes) -> None:
-        """The path of every token: all of it, but for the histogram and the client's transport."""
+        """The path of every token: all of it, but for the client's transport."""
         size = len(data)
         if size <= LONGEST_PLAIN and data.startswith(PLAIN_STARTS[size]) and data.endswith(PLAIN_END):
             at = data.rfind(_GOES_ON)
