@@ -23,6 +23,10 @@ from tests.real.asking import (
 from tests.real.fleet import Fleet
 from tests.support.workers import in_registry
 
+NOTICED_S = 16.0
+"""SGLang's decodes notice that a prefill is gone by two heartbeats that fail, 5 s apart; one that is back
+before is asked at its old process's ports, in vain. No model but the tests' loads as fast as that."""
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
@@ -64,10 +68,12 @@ async def test_a_worker_told_to_leave_under_load_costs_no_request_and_comes_back
         await more()
         (before,) = [worker for worker in in_registry(fleet.etcd) if worker.url == leaving.url]
         assert await asyncio.to_thread(leaving.terminate) == 0
+        noticed = asyncio.create_task(asyncio.sleep(NOTICED_S))
         await more()
         over.set()
     assert "drain: idle" in leaving.said()
     assert leaving.url not in [worker.url for worker in in_registry(fleet.etcd)]
+    await noticed
     fresh = fleet.worker(role, like=leaving)
     await asyncio.to_thread(fresh.wait_ready)
     workers.append(fresh)
