@@ -46,6 +46,16 @@ def test_a_file_holds_one_idea() -> None:
     assert named(long) == [], f"over {MOST_LINES} lines"
 
 
+def test_nothing_is_raised_inside_of_except_star() -> None:
+    def raises(path: Path) -> bool:
+        groups = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.TryStar)]
+        inside = [node for group in groups for handler in group.handlers for node in ast.walk(handler)]
+        return any(isinstance(node, ast.Raise) for node in inside)
+
+    found = named([path for path in python_files(*PRODUCT) if raises(path)])
+    assert found == [], "until Python 3.11.4 (Debian 12 has 3.11.2) a group comes of it"
+
+
 def test_an_init_holds_a_docstring_and_nothing_else() -> None:
     def is_docstring_only(path: Path) -> bool:
         body = ast.parse(path.read_text()).body
