@@ -112,7 +112,7 @@ def _session_dead(body: bytes) -> bool:
 
 def plainly_good(status: int, body: bytes) -> bool:
     """Whether a whole answer need not be parsed to be called good: it has none of the words of a bad one."""
-    # A model may have said them, of course.
+    # Where a model has said them their quotes are escaped.
     return (
         status == 200
         and bool(body)
@@ -166,13 +166,11 @@ class Judge:
             return True
 
     def whole(self, status: int, body: bytes) -> Failure | None:
-        """Judges a whole answer that was not streamed; None is success."""
+        """Judges a whole answer that was not streamed, and is not `plainly_good`; None is success."""
         if status != 200:
             return judge_error(status, body, self._role)
         if not body:
             return Failure(Outcome.EMPTY, "the worker answered 200 without a body", 502, self._role)
-        if plainly_good(status, body):
-            return None
         try:
             answers = _decode_raws(body) if body[:1] == b"[" else [msgspec.Raw(body)]
         except _UNREADABLE:

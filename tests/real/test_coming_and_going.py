@@ -25,7 +25,7 @@ from tests.support.workers import in_registry
 
 NOTICED_S = 16.0
 """SGLang's decodes notice that a prefill is gone by two heartbeats that fail, 5 s apart; one that is back
-before is asked at its old process's ports, in vain. No model but the tests' loads as fast as that."""
+before, as one that loads within seconds may be, is asked at its old process's ports, in vain."""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from proxy.roster import Role
-from proxy.upstream.classify import Judge
+from proxy.upstream.classify import Judge, plainly_good
 from proxy.upstream.outcome import Failure, Outcome
 
 
@@ -36,10 +36,19 @@ def test_a_completion_of_0_5_2_tells_the_true_status_in_its_message(
     assert (failure.outcome, failure.status) == (outcome, status)
 
 
-@pytest.mark.parametrize("text", ["", 'a model may say "abort", "error" and "completion_tokens":0'])
-def test_a_whole_answer_is_good_unless_it_says_otherwise(text: str) -> None:
-    good = {"text": text, "meta_info": {"finish_reason": {"type": "stop"}, "completion_tokens": 5}}
-    assert Judge(True, Role.DECODE).whole(200, json.dumps(good).encode()) is None
+@pytest.mark.parametrize(
+    ("text", "note", "plainly"),
+    [
+        ("", None, True),
+        ('a model may say "abort", "error" and "completion_tokens":0', None, True),
+        ("", "abort", False),
+    ],
+)
+def test_a_whole_answer_is_good_unless_it_says_otherwise(text: str, note: str | None, plainly: bool) -> None:
+    meta = {"finish_reason": {"type": "stop"}, "completion_tokens": 5, "note": note}
+    body = json.dumps({"text": text, "meta_info": meta}).encode()
+    assert plainly_good(200, body) is plainly
+    assert Judge(True, Role.DECODE).whole(200, body) is None
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,7 @@ def test_a_whole_answer_is_good_unless_it_says_otherwise(text: str) -> None:
     ],
 )
 def test_a_whole_answer_of_200_may_tell_of_a_failure(answer: str, outcome: str) -> None:
+    assert not plainly_good(200, answer.encode())
     failure = Judge(True, Role.DECODE).whole(200, answer.encode())
     assert failure is not None
     assert failure.outcome == outcome
